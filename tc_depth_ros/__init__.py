@@ -1,0 +1,1 @@
+"""Temporally consistent depth from one moving camera. Importing this imports neither torch nor ROS."""

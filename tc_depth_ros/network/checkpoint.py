@@ -1,0 +1,150 @@
+"""One file of weights that knows all it needs to be used: safetensors with JSON metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tc_depth_ros.network.config import PoseNetConfig, TCDepthConfig
+from tc_depth_ros.network.pose import PoseNet
+from tc_depth_ros.network.tc_depth import TCDepth
+
+FORMAT = 'tc_depth/1'
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot be used; the message names the file, the cause, the remedy."""
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What a weights file says of itself."""
+
+    network: TCDepthConfig
+    input_height: int  # pixels, as trained
+    input_width: int
+    metric: bool  # depth is in metres times ``scale``
+    scale: float = 1.0  # metres per network unit; means nothing unless metric
+    pose: PoseNetConfig | None = None  # None: the file has no pose network
+    training_data: str = ''
+    code_version: str = ''
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """All fields, for the file's metadata."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> WeightsInfo:
+        """Parse the file's metadata; unknown or missing keys raise TypeError or KeyError."""
+        values = json.loads(text)
+        values['network'] = TCDepthConfig.from_dict(values['network'])
+        values['pose'] = PoseNetConfig(**values['pose']) if values['pose'] else None
+        return cls(**values)
+
+
+class Weights(NamedTuple):
+    """A loaded file: networks in eval mode, and what the file says of itself."""
+
+    network: TCDepth
+    pose_net: PoseNet | None
+    info: WeightsInfo
+
+
+def save_weights(
+    path: Path, network: TCDepth, info: WeightsInfo, pose_net: PoseNet | None = None
+) -> None:
+    """Write a weights file; a crash on the way leaves the old file, never half a new one."""
+    tensors = _prefixed('depth', network)
+    if pose_net is not None:
+        tensors |= _prefixed('pose', pose_net)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        save_file(tensors, temporary, metadata={'format': FORMAT, 'info': info.to_json()})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_weights(path: Path, device: torch.device | str = 'cpu') -> Weights:
+    """
+    Rebuild the networks that a file describes, and fill them, strictly.
+
+    :raises WeightsError: missing, corrupt, of another format, or a weight missing, unexpected or
+        misshapen; every such name is listed
+    """
+    info, tensors = _read(path, device)
+    network = TCDepth(info.network)
+    _fill(network, _part('depth', tensors), path)
+    pose_net = PoseNet(info.pose) if info.pose else None
+    if pose_net is not None:
+        _fill(pose_net, _part('pose', tensors), path)
+        pose_net.to(device).eval()
+    return Weights(network.to(device).eval(), pose_net, info)
+
+
+def read_weights_info(path: Path) -> WeightsInfo:
+    """What a weights file says of itself, without its weights; raises as load_weights."""
+    try:
+        with safe_open(path, framework='pt') as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise WeightsError(f'weights {path} do not exist: set weights to a file that does') from error
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f'weights {path} are not a readable safetensors file ({error}): copy the file again, '
+            'or convert a .pth with tc-depth import-official'
+        ) from error
+    if metadata.get('format') != FORMAT:
+        raise WeightsError(
+            f"weights {path} are of format '{metadata.get('format')}', expected '{FORMAT}': "
+            'use a file that tc-depth wrote'
+        )
+    try:
+        return WeightsInfo.from_json(metadata['info'])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f'weights {path} describe a network that this version does not know ({error}): '
+            'use weights and code of the same version'
+        ) from error
+
+
+def _read(path: Path, device: torch.device | str) -> tuple[WeightsInfo, dict[str, Tensor]]:
+    info = read_weights_info(path)
+    with safe_open(path, framework='pt', device=str(device)) as file:
+        return info, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def _prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    return {
+        f'{prefix}.{key}': value.detach().cpu().contiguous()
+        for key, value in module.state_dict().items()
+    }
+
+
+def _part(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f'{prefix}.'
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    expected = module.state_dict()
+    problems = [f'missing {key}' for key in expected if key not in tensors]
+    problems += [f'unexpected {key}' for key in tensors if key not in expected]
+    problems += [
+        f'{key} is {tuple(tensors[key].shape)}, expected {tuple(value.shape)}'
+        for key, value in expected.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    if problems:
+        raise WeightsError(f'weights {path} do not fit their own network: {"; ".join(problems)}')
+    module.load_state_dict(tensors, strict=True)

@@ -1,0 +1,77 @@
+"""What a network is made of: the two named configurations and everything they may vary."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+EncoderName = Literal['drn_c_26', 'efficientnet_lite0']
+PoseEncoderName = Literal['resnet18', 'efficientnet_lite0']
+TemporalMode = Literal['window', 'causal']
+
+# The paper's K in units of the image: fx / width, fy / height, cx / width, cy / height (SPEC 1.3)
+KITTI_ATTENTION_INTRINSICS = (0.58, 1.92, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class TCDepthConfig:
+    """
+    Structure of the depth network.
+
+    ``temporal`` says what past frames show to the deeper attention blocks: ``window`` (the
+    paper's) recomputes them with every new frame, ``causal`` keeps what they were when newest.
+    ``attention_intrinsics`` replaces the camera's K inside the spatial attention, in units of the
+    image size; weights imported from the authors need it, since they were trained so.
+    """
+
+    encoder: EncoderName = 'efficientnet_lite0'
+    channels: int = 128  # of the attended features at 1/8
+    key_channels: int = 64  # of the temporal attention
+    blocks: int = 1  # spatial + temporal attention, in series
+    coarse_channels: int = 128  # hidden, of the coarse depth head
+    coarse_bins: int = 256  # linear in inverse depth
+    decoder_channels: tuple[int, int, int, int] = (16, 32, 64, 96)  # at 1/1, 1/2, 1/4, 1/8
+    min_depth: float = 0.1  # network units (metres once trained with metric poses)
+    max_depth: float = 100.0
+    kernel_sigma: float = 0.25  # network units; the kernel is exp(-distance / (2 sigma))
+    temporal: TemporalMode = 'window'
+    attention_intrinsics: tuple[float, float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that no network can be built from."""
+        if not 0 < self.min_depth < self.max_depth:
+            raise ValueError(
+                f'min_depth {self.min_depth} and max_depth {self.max_depth} must satisfy '
+                '0 < min_depth < max_depth'
+            )
+        if self.blocks < 1:
+            raise ValueError(f'blocks is {self.blocks}; at least 1 attention block is needed')
+        if self.kernel_sigma <= 0:
+            raise ValueError(f'kernel_sigma is {self.kernel_sigma}; it must be positive')
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TCDepthConfig:
+        """Build from parsed JSON, whose lists become tuples; unknown keys raise TypeError."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PoseNetConfig:
+    """Structure of the pose network."""
+
+    encoder: PoseEncoderName = 'efficientnet_lite0'
+
+
+PAPER = TCDepthConfig(
+    encoder='drn_c_26',
+    channels=512,
+    blocks=3,
+    coarse_channels=256,
+    decoder_channels=(16, 32, 64, 128),
+)
+SMALL = TCDepthConfig()
+CONFIGURATIONS = {'paper': PAPER, 'small': SMALL}

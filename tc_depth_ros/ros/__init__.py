@@ -1,0 +1,1 @@
+"""The only room that imports ROS. It holds no arithmetic: callbacks convert, call, publish."""

@@ -1,0 +1,90 @@
+"""Predictions to messages. Reading messages is done in ``frames``, which training shares."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from std_msgs.msg import Header
+
+from tc_depth_ros.frames.frame import Frame
+
+FLOAT_SIZE = 4
+CLOUD_FIELDS = ('x', 'y', 'z', 'rgb')
+
+
+def header_of(frame: Frame) -> Header:
+    """Stamp and frame id of the frame that a message belongs to."""
+    seconds, nanoseconds = divmod(frame.stamp_ns, 1_000_000_000)
+    return Header(stamp=Time(sec=seconds, nanosec=nanoseconds), frame_id=frame.frame_id)
+
+
+def depth_image(depth: NDArray[np.float32], frame: Frame) -> Image:
+    """Depth (H, W) in m as a 32FC1 image (REP 118)."""
+    return _image(depth, '32FC1', FLOAT_SIZE, frame)
+
+
+def colour_image(rgb: NDArray[np.uint8], frame: Frame) -> Image:
+    """RGB (H, W, 3) as an rgb8 image."""
+    return _image(rgb, 'rgb8', 3, frame)
+
+
+def camera_info(frame: Frame) -> CameraInfo:
+    """Intrinsics of a frame and of the depth that stands at its size: rectified, undistorted."""
+    height, width = frame.size
+    K = frame.K
+    projection = np.hstack([K, np.zeros((3, 1))])
+    return CameraInfo(
+        header=header_of(frame),
+        height=height,
+        width=width,
+        distortion_model='plumb_bob',
+        d=[0.0] * 5,
+        k=K.reshape(-1),
+        r=np.eye(3).reshape(-1),
+        p=projection.reshape(-1),
+    )
+
+
+def organised_points(cloud: NDArray[np.float32], frame: Frame) -> PointCloud2:
+    """Cloud (H, W, 4) of x, y, z in m and rgb as an organised PointCloud2."""
+    height, width, columns = cloud.shape
+    fields = [
+        PointField(name=name, offset=index * FLOAT_SIZE, datatype=PointField.FLOAT32, count=1)
+        for index, name in enumerate(CLOUD_FIELDS)
+    ]
+    return PointCloud2(
+        header=header_of(frame),
+        height=height,
+        width=width,
+        fields=fields,
+        is_bigendian=False,
+        point_step=columns * FLOAT_SIZE,
+        row_step=width * columns * FLOAT_SIZE,
+        data=_bytes(cloud),
+        is_dense=False,
+    )
+
+
+def _image(pixels: NDArray[Any], encoding: str, pixel_bytes: int, frame: Frame) -> Image:
+    height, width = pixels.shape[:2]
+    return Image(
+        header=header_of(frame),
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=width * pixel_bytes,
+        data=_bytes(pixels),
+    )
+
+
+def _bytes(values: NDArray[Any]) -> array[int]:
+    """Contents as an array('B'), the one type that a message takes without checking each byte."""
+    contents = array('B')
+    contents.frombytes(np.ascontiguousarray(values).view(np.uint8).reshape(-1).data)
+    return contents

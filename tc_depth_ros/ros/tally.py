@@ -1,0 +1,69 @@
+"""Every frame accounted for: in = published + dropped, and why; and how long they took."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+
+RECENT = 50  # frames over which rate and latency are taken
+
+
+@dataclass(frozen=True)
+class TallySnapshot:
+    """The counts at one moment."""
+
+    received: int
+    published: int
+    dropped: dict[str, int]  # by cause
+    rate_hz: float  # of published frames, recently; 0 without any
+    latency_median_s: float  # from the image's arrival to its depth's publication
+    latency_max_s: float
+
+    @property
+    def waiting(self) -> int:
+        """Frames received that are neither published nor dropped yet."""
+        return self.received - self.published - sum(self.dropped.values())
+
+
+class Tally:
+    """Counts frames; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._received = 0
+        self._published = 0
+        self._dropped: Counter[str] = Counter()
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)  # (time, latency)
+
+    def received(self) -> None:
+        """Count a frame that came in."""
+        with self._lock:
+            self._received += 1
+
+    def dropped(self, cause: str) -> None:
+        """Count a frame that will have no depth."""
+        with self._lock:
+            self._dropped[cause] += 1
+
+    def published(self, latency_s: float) -> None:
+        """Count a frame whose depth went out."""
+        with self._lock:
+            self._published += 1
+            self._recent.append((time.monotonic(), latency_s))
+
+    def snapshot(self) -> TallySnapshot:
+        """Read all counts at once."""
+        with self._lock:
+            latencies = sorted(latency for _, latency in self._recent) or [0.0]
+            times = [at for at, _ in self._recent]
+            elapsed = times[-1] - times[0] if len(times) > 1 else 0.0
+            return TallySnapshot(
+                self._received,
+                self._published,
+                dict(self._dropped),
+                (len(times) - 1) / elapsed if elapsed > 0 else 0.0,
+                latencies[len(latencies) // 2],
+                latencies[-1],
+            )

@@ -1,0 +1,116 @@
+"""``tc-depth``: parse, call, print. Exit status 0 done, 1 failed, 2 wrong use."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tc_depth_ros.network.checkpoint import WeightsError
+from tc_depth_training.config import ConfigError, DataConfig, load_config
+from tc_depth_training.data.bag import BagError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    except ConfigError as error:
+        print(f'tc-depth: {error}', file=sys.stderr)
+        return 2
+    except (BagError, WeightsError, ValueError, RuntimeError, OSError) as error:
+        print(f'tc-depth: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('tc-depth: interrupted', file=sys.stderr)
+        return 130
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from tc_depth_training.train import train
+
+    config = load_config(arguments.config, arguments.set)
+    run = train(arguments.bags, config, arguments.out)
+    print(f'wrote {run.weights}')
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from tc_depth_training.inspect import inspect_bag
+
+    steps = DataConfig().time_steps_s
+    print(inspect_bag(arguments.bag, steps, arguments.image, arguments.camera_info))
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from tc_depth_training.predict import predict_sequence, predict_window
+
+    if arguments.images and arguments.source:
+        raise ConfigError('give a BAG, VIDEO or folder, or --images, not both')
+    if arguments.images:
+        if not arguments.intrinsics:
+            raise ConfigError('--images needs --intrinsics fx fy cx cy (pixels of the images)')
+        predict_window(arguments.images, arguments.intrinsics, arguments.weights, arguments.out)
+        print(f'wrote {arguments.out / "disparity.npy"}')
+        return 0
+    if not arguments.source:
+        raise ConfigError('give a BAG, VIDEO or folder of images, or --images')
+    count = predict_sequence(
+        arguments.source, arguments.weights, arguments.out, arguments.intrinsics
+    )
+    print(f'wrote the depth of {count} frames to {arguments.out}')
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from tc_depth_training.demo import run_demo
+
+    run_demo(arguments.bag, arguments.out, arguments.rate, arguments.weights)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='tc-depth', description='Train TC-Depth on recorded bags, and use it offline.'
+    )
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+
+    train = commands.add_parser('train', help='train on one or more bags')
+    train.add_argument('bags', nargs='+', type=Path, metavar='BAG')
+    train.add_argument('--config', type=Path, help='YAML; see config/training.yaml')
+    train.add_argument('--set', action='append', default=[], metavar='A.B=C', help='override')
+    train.add_argument('--out', type=Path, default=Path('runs/latest'), help='folder to write')
+    train.set_defaults(run=_train)
+
+    inspect = commands.add_parser('inspect', help='what a bag holds, and if one can train on it')
+    inspect.add_argument('bag', type=Path, metavar='BAG')
+    inspect.add_argument('--image', default='', metavar='TOPIC')
+    inspect.add_argument('--camera-info', default='', metavar='TOPIC')
+    inspect.set_defaults(run=_inspect)
+
+    predict = commands.add_parser('predict', help='depth of a bag, a video or images, as files')
+    predict.add_argument('source', nargs='?', type=Path, metavar='BAG|VIDEO|FOLDER')
+    predict.add_argument('--images', nargs='+', type=Path, help='frames in time order')
+    predict.add_argument(
+        '--intrinsics', nargs=4, type=float, metavar=('FX', 'FY', 'CX', 'CY'), help='pixels'
+    )
+    predict.add_argument('--weights', type=Path, help='default: the embedded model')
+    predict.add_argument('--out', type=Path, required=True, help='folder to write')
+    predict.set_defaults(run=_predict)
+
+    demo = commands.add_parser('demo', help='play a bag into the node and look at what comes out')
+    demo.add_argument('bag', nargs='?', type=Path, help='default: a synthetic recording')
+    demo.add_argument('--out', type=Path, default=Path('demo_out'), help='folder to write')
+    demo.add_argument('--rate', type=float, default=10.0, help='images a second')
+    demo.add_argument('--weights', default='', help='default: the embedded model')
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""One training run, as YAML says it: checked on reading, unknown keys refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+
+from tc_depth_ros.network.config import CONFIGURATIONS, TCDepthConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; lists every mistake."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra='forbid', frozen=True)
+
+
+class DataConfig(_Section):
+    """What a window of frames is."""
+
+    height: Annotated[int, Field(ge=32, multiple_of=8)] = 192  # pixels, of the network
+    width: Annotated[int, Field(ge=32, multiple_of=8)] = 256
+    time_steps_s: Annotated[tuple[float, ...], Field(min_length=1)] = (0.1, 0.17)
+    image_topic: str = ''  # empty: the only one there is
+    camera_info_topic: str = ''
+    odometry_topic: str = ''
+
+
+class NetworkConfig(_Section):
+    """Which network, and where it starts from."""
+
+    name: Literal['small', 'paper'] = 'small'
+    temporal: Literal['window', 'causal'] = 'window'
+    imagenet: bool = True  # encoder from ImageNet; small only
+    # Depth that an untrained network answers everywhere; in metres where poses are metric. A
+    # start far from the scene's depth warps everything out of view.
+    initial_depth: Annotated[float, Field(gt=0.1, lt=100)] = 3.0
+
+    def structure(self) -> TCDepthConfig:
+        """Build the network's configuration."""
+        values = CONFIGURATIONS[self.name].to_dict() | {'temporal': self.temporal}
+        return TCDepthConfig.from_dict(values)
+
+
+class LossConfig(_Section):
+    """Weights of the terms; SPEC 2."""
+
+    geometric_weight: Annotated[float, Field(ge=0)] = 0.1
+    smoothness_weight: Annotated[float, Field(ge=0)] = 1e-3
+    cycle_kept: Annotated[float, Field(gt=0, le=1)] = 0.7
+    cycle_per_image: bool = True
+    scales: Annotated[tuple[Annotated[int, Field(ge=0, le=3)], ...], Field(min_length=1)] = (
+        0,
+        1,
+        2,
+        3,
+    )
+
+
+class TrainingConfig(_Section):
+    """One training run."""
+
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    loss: LossConfig = LossConfig()
+    pose: Literal['learned', 'odometry'] = 'learned'
+    steps: Annotated[int, Field(ge=1)] = 2000
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    warm_up_steps: Annotated[int, Field(ge=0)] = 50
+    colour_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.2
+    gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    # Share of the steps that show the network its target alone, as it is at start or after a gap
+    single_frame_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    seed: int = 0
+    device: str = 'auto'
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """
+    Read a configuration.
+
+    :param path: YAML, or None for the defaults
+    :param overrides: ``a.b=value`` each, read as YAML
+    :raises ConfigError: unknown keys and wrong values, all at once
+    """
+    yaml = YAML(typ='safe')
+    values: dict[str, Any] = {}
+    if path is not None:
+        if not path.exists():
+            raise ConfigError(f'configuration {path} does not exist')
+        values = yaml.load(path.read_text()) or {}
+    for override in overrides:
+        key, equals, text = override.partition('=')
+        if not equals:
+            raise ConfigError(f"--set {override}: expected 'key=value', as in steps=500")
+        _assign(values, key.split('.'), yaml.load(text))
+    try:
+        return TrainingConfig.model_validate(values)
+    except ValidationError as error:
+        problems = [
+            f'{".".join(str(part) for part in e["loc"])}: {e["msg"]} (is {e["input"]!r})'
+            for e in error.errors()
+        ]
+        raise ConfigError(
+            f'{path or "configuration"} has {len(problems)} mistakes:\n  ' + '\n  '.join(problems)
+        ) from error
+
+
+def _assign(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {'.'.join(keys)}: '{key}' is a value, not a section")
+    values[keys[-1]] = value

@@ -1,0 +1,205 @@
+"""Read the camera, the depth and the odometry of a ROS 2 bag, without ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.interfaces import Connection
+from rosbags.typesys import Stores, get_typestore
+
+from tc_depth_ros.frames.frame import (
+    Frame,
+    decode_depth,
+    decode_image,
+    frame_from_messages,
+    stamp_ns,
+)
+from tc_depth_training.data.trajectory import Trajectory
+
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
+ODOMETRY = 'nav_msgs/msg/Odometry'
+DEPTH_ENCODINGS = ('16UC1', '32FC1', 'mono16')
+
+
+class BagError(ValueError):
+    """A bag that cannot be used as asked; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic of a bag."""
+
+    name: str
+    type: str
+    count: int  # messages
+    detail: str  # the encoding of an image topic, else ''
+
+    @property
+    def is_depth(self) -> bool:
+        """Whether this is an image of depths rather than of colours."""
+        return self.detail in DEPTH_ENCODINGS or 'compressedDepth' in self.detail
+
+    @property
+    def is_camera(self) -> bool:
+        """Whether this is an image topic to train on."""
+        return self.type in (IMAGE, COMPRESSED_IMAGE) and not self.is_depth
+
+
+@dataclass(frozen=True)
+class CameraTopics:
+    """Where a camera's images and intrinsics are."""
+
+    image: str
+    camera_info: str
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """Measured depth."""
+
+    stamp_ns: int
+    depth: NDArray[np.float32]  # (H, W), z in m, NaN where invalid
+
+
+class Bag:
+    """An open bag; use it as a context manager. Stamps are the headers', never the recorder's."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise BagError(f'bag {self.path} does not exist')
+        try:
+            self._reader = AnyReader(
+                [self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY)
+            )
+        except (AnyReaderError, OSError) as error:
+            raise BagError(f'{self.path} is not a bag that can be read: {error}') from error
+
+    def __enter__(self) -> Bag:
+        """Open the bag."""
+        try:
+            self._reader.open()
+        except Exception as error:  # rosbags raises a class of its own per storage
+            raise BagError(f'{self.path} is not a bag that can be read: {error}') from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the bag."""
+        self._reader.close()
+
+    @property
+    def duration_s(self) -> float:
+        """Time from the first to the last message, as recorded."""
+        return float(self._reader.duration) * 1e-9
+
+    def topics(self) -> list[Topic]:
+        """All topics with messages, sorted by name."""
+        found = [
+            Topic(c.topic, c.msgtype, c.msgcount, self._image_detail(c))
+            for c in self._reader.connections
+            if c.msgcount
+        ]
+        return sorted(found, key=lambda topic: topic.name)
+
+    def find_camera(self, image: str = '', camera_info: str = '') -> CameraTopics:
+        """
+        Find the camera: the topics named, or the only ones there are.
+
+        :raises BagError: none or several fit; lists them and the option to choose by
+        """
+        images = [t.name for t in self.topics() if t.is_camera]
+        # A camera recorded raw and compressed is one camera
+        images = [name for name in images if name.removesuffix('/compressed') not in images] + [
+            name for name in images if f'{name}/compressed' in images
+        ]
+        chosen = _choose(self.path, 'image', sorted(set(images)), image)
+        infos = [t.name for t in self.topics() if t.type == CAMERA_INFO]
+        beside = f'{chosen.removesuffix("/compressed").rpartition("/")[0]}/camera_info'
+        if not camera_info and beside in infos:
+            camera_info = beside
+        return CameraTopics(chosen, _choose(self.path, 'camera_info', infos, camera_info))
+
+    def find(self, kind: str, message_type: str, name: str = '') -> str:
+        """Find the only topic of a type, or check the one named; raises BagError."""
+        names = [t.name for t in self.topics() if t.type == message_type]
+        return _choose(self.path, kind, names, name)
+
+    def frames(self, camera: CameraTopics) -> Iterator[Frame]:
+        """
+        Decode all frames in the order recorded, each with the CameraInfo nearest in time.
+
+        :raises ValueError: an image or CameraInfo cannot be decoded
+        """
+        infos = [message for message in self._messages(camera.camera_info)]
+        stamps = np.array([stamp_ns(info.header) for info in infos])
+        for message in self._messages(camera.image):
+            nearest = int(np.abs(stamps - stamp_ns(message.header)).argmin())
+            yield frame_from_messages(message, infos[nearest])
+
+    def images(self, topic: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Stamp and RGB image of all messages of an image topic."""
+        for message in self._messages(topic):
+            yield stamp_ns(message.header), decode_image(message)
+
+    def depth_maps(self, topic: str = '') -> Iterator[DepthMap]:
+        """Decode a depth topic: the one named, or the only one; raises BagError."""
+        names = [t.name for t in self.topics() if t.is_depth]
+        for message in self._messages(_choose(self.path, 'depth', names, topic)):
+            yield DepthMap(stamp_ns(message.header), decode_depth(message))
+
+    def trajectory(self, topic: str, camera_frame_id: str) -> Trajectory:
+        """
+        Poses of the camera's optical frame from an odometry topic.
+
+        :raises BagError: the odometry is of another frame
+        """
+        messages = list(self._messages(topic))
+        child = messages[0].child_frame_id
+        if child != camera_frame_id:
+            raise BagError(
+                f"{topic} of {self.path} gives the pose of '{child}', but the images are of "
+                f"'{camera_frame_id}': record odometry of the camera's optical frame, or set "
+                'pose: learned'
+            )
+        return Trajectory.from_poses(
+            [stamp_ns(m.header) for m in messages], [m.pose.pose for m in messages]
+        )
+
+    def _messages(self, topic: str) -> Iterator[Any]:
+        connections = [c for c in self._reader.connections if c.topic == topic]
+        for connection, _, raw in self._reader.messages(connections):
+            yield self._reader.deserialize(raw, connection.msgtype)
+
+    def _image_detail(self, connection: Connection) -> str:
+        if connection.msgtype not in (IMAGE, COMPRESSED_IMAGE):
+            return ''
+        message = next(self._messages(connection.topic))
+        return str(message.encoding if connection.msgtype == IMAGE else message.format)
+
+
+def _choose(path: Path, kind: str, names: list[str], wanted: str) -> str:
+    option = f'--{kind.replace("_", "-")}'
+    listed = ', '.join(names) or 'none'
+    if wanted and wanted not in names:
+        raise BagError(f"{path} has no {kind} topic '{wanted}'; there are: {listed}")
+    if not wanted and len(names) != 1:
+        raise BagError(
+            f'{path} has {len(names)} {kind} topics ({listed}): choose one with {option} TOPIC'
+            if names
+            else f'{path} has no {kind} topic: record one'
+        )
+    return wanted or names[0]

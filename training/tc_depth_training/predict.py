@@ -1,0 +1,147 @@
+"""Depth of a bag, a video, a folder of images or three frames, as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tc_depth_ros.frames.frame import Frame
+from tc_depth_ros.frames.preprocessing import network_input
+from tc_depth_ros.frames.window import FrameRejected
+from tc_depth_ros.network.checkpoint import load_weights
+from tc_depth_ros.pictures import (
+    DepthRangeFollower,
+    colour_depth,
+    contact_sheet,
+    write_picture,
+)
+from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor
+from tc_depth_training.data.bag import Bag
+
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
+VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.webm')
+SHEET_ROWS = 6
+
+
+class PredictError(ValueError):
+    """Input that cannot be predicted; the message names the remedy."""
+
+
+def predict_sequence(
+    source: Path, weights: Path | None, out: Path, intrinsics: Sequence[float] | None = None
+) -> int:
+    """
+    Predict all frames of a bag, a video or a folder of images; returns how many.
+
+    Writes ``depth/STAMP.npy`` (float32, m, NaN invalid), ``color/STAMP.png`` and a contact sheet.
+
+    :param intrinsics: fx, fy, cx, cy in pixels; needed where the source has no CameraInfo
+    :raises PredictError: the source is none of these, or lacks intrinsics
+    """
+    predictor = DepthPredictor.from_weights(weights)
+    for folder in ('depth', 'color'):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    colours, rows, count = DepthRangeFollower(), [], 0
+    for frame in tqdm(_frames(source, intrinsics), 'predicting', unit='frame'):
+        try:
+            prediction = predictor.push(frame)
+        except FrameRejected as rejection:
+            tqdm.write(f'left out: {rejection}')
+            continue
+        if prediction is None:
+            continue
+        stamp, depth = prediction.frame.stamp_ns, prediction.depth
+        np.save(out / 'depth' / f'{stamp}.npy', depth)
+        picture = colour_depth(depth, colours.update(depth))
+        write_picture(out / 'color' / f'{stamp}.png', picture)
+        rows.append((prediction.frame.image, picture))
+        # Keep some rows from all over the sequence, however long it is
+        if len(rows) >= 2 * SHEET_ROWS:
+            rows = rows[::2]
+        count += 1
+    if rows:
+        sheet = contact_sheet(rows[-SHEET_ROWS:], ('image', 'depth'))
+        write_picture(out / 'contact_sheet.png', sheet)
+    return count
+
+
+def predict_window(
+    images: Sequence[Path], intrinsics: Sequence[float], weights: Path | None, out: Path
+) -> NDArray[np.float32]:
+    """
+    Predict frames in time order together, at the size that the weights were trained at.
+
+    Writes ``disparity.npy``: float32, F x H x W, the network's sigmoid disparity, in the order
+    given.
+    """
+    network, _, info = load_weights(weights or DEFAULT_WEIGHTS)
+    size = (info.input_height, info.input_width)
+    inputs = [
+        network_input(Frame(_read_image(path), _matrix(intrinsics), index, ''), size)
+        for index, path in enumerate(images)
+    ]
+    with torch.inference_mode():
+        stacked = torch.stack([i.image for i in inputs], dim=1)
+        disparity = network(stacked, inputs[0].K).disparities[0]
+    values: NDArray[np.float32] = disparity[0, :, 0].numpy()
+    out.mkdir(parents=True, exist_ok=True)
+    np.save(out / 'disparity.npy', values)
+    return values
+
+
+def _frames(source: Path, intrinsics: Sequence[float] | None) -> Iterable[Frame]:
+    if source.suffix.lower() in VIDEO_SUFFIXES:
+        return _video_frames(source, _needed(source, intrinsics))
+    if source.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES for p in source.iterdir()):
+        return _folder_frames(source, _needed(source, intrinsics))
+    return _bag_frames(source)
+
+
+def _bag_frames(source: Path) -> Iterator[Frame]:
+    with Bag(source) as bag:
+        yield from bag.frames(bag.find_camera())
+
+
+def _folder_frames(source: Path, K: NDArray[np.float64]) -> Iterator[Frame]:
+    paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    for index, path in enumerate(paths):
+        yield Frame(_read_image(path), K, (index + 1) * 100_000_000, 'camera')
+
+
+def _video_frames(source: Path, K: NDArray[np.float64]) -> Iterator[Frame]:
+    video = cv2.VideoCapture(str(source))
+    if not video.isOpened():
+        raise PredictError(f'{source} is not a video that OpenCV can read')
+    period_ns = round(1e9 / (video.get(cv2.CAP_PROP_FPS) or 10.0))
+    index = 0
+    while True:
+        more, bgr = video.read()
+        if not more:
+            break
+        index += 1
+        yield Frame(np.ascontiguousarray(bgr[..., ::-1]), K, index * period_ns, 'camera')
+    video.release()
+
+
+def _needed(source: Path, intrinsics: Sequence[float] | None) -> NDArray[np.float64]:
+    if intrinsics is None:
+        raise PredictError(f'{source} has no CameraInfo: give --intrinsics fx fy cx cy (pixels)')
+    return _matrix(intrinsics)
+
+
+def _matrix(intrinsics: Sequence[float]) -> NDArray[np.float64]:
+    fx, fy, cx, cy = intrinsics
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
+
+
+def _read_image(path: Path) -> NDArray[np.uint8]:
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise PredictError(f'{path} is not an image that OpenCV can read')
+    return np.ascontiguousarray(bgr[..., ::-1])

@@ -1,0 +1,80 @@
+"""One training step: networks -> poses -> objective. One module with one forward."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor, nn
+
+from tc_depth_ros.geometry.transform import invert_transform
+from tc_depth_ros.network.pose import PoseNet
+from tc_depth_ros.network.tc_depth import TCDepth
+from tc_depth_training.data.augmentation import flip, jitter_colours
+from tc_depth_training.data.windows import Batch
+from tc_depth_training.losses.objective import (
+    Objective,
+    ObjectiveConfig,
+    SourceView,
+    objective,
+)
+
+
+class TrainingModel(nn.Module):
+    """The networks that learn and the loss that they learn from."""
+
+    def __init__(
+        self, network: TCDepth, pose_net: PoseNet | None, objective_config: ObjectiveConfig
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.pose_net = pose_net
+        self._objective_config = objective_config
+
+    def forward(
+        self, batch: Batch, seen: Tensor, target_index: int, single_frame: bool
+    ) -> Objective:
+        """
+        Loss of a batch.
+
+        :param seen: the images as the networks see them, colours varied, (B, F, 3, H, W)
+        :param target_index: the frame rebuilt from the others; any of them, so that a network
+            that will be asked for the newest frame learns that too
+        :param single_frame: show the target's neighbours as copies of the target
+        """
+        shown, objective_config = seen, self._objective_config
+        if single_frame:
+            shown = seen[:, target_index : target_index + 1].expand_as(seen)
+            # The sources' own depths are not predicted then: nothing to compare with
+            objective_config = replace(objective_config, geometric_weight=0.0)
+        output = self.network(shown, batch.K)
+        sources = [
+            SourceView(batch.images[:, s], s, self._source_T_target(batch, seen, target_index, s))
+            for s in range(batch.images.shape[1])
+            if s != target_index
+        ]
+        config = self.network.config
+        return objective(
+            output,
+            batch.images[:, target_index],
+            target_index,
+            sources,
+            batch.K,
+            (config.min_depth, config.max_depth),
+            objective_config,
+        )
+
+    def _source_T_target(self, batch: Batch, seen: Tensor, target: int, source: int) -> Tensor:
+        if self.pose_net is not None:
+            return self.pose_net.between(seen, target, source)
+        if batch.world_T_camera is None:
+            raise ValueError('pose is odometry, but the windows have no poses')
+        world_T_camera = batch.world_T_camera
+        return invert_transform(world_T_camera[:, source]) @ world_T_camera[:, target]
+
+
+def augmented(batch: Batch, colour_jitter: float, generator: Generator) -> tuple[Batch, Tensor]:
+    """Mirror half of the batches; return them with their images in varied colours."""
+    if torch.rand((), generator=generator) < 0.5:
+        batch = flip(batch)
+    return batch, jitter_colours(batch.images, colour_jitter, generator)

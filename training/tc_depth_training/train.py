@@ -1,0 +1,219 @@
+"""Train TC-Depth on bags: config -> data -> networks -> loop. One page."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import ConcatDataset, DataLoader
+from tqdm import tqdm
+
+from tc_depth_ros.geometry.depth import disparity_from_depth
+from tc_depth_ros.network.checkpoint import WeightsInfo, save_weights
+from tc_depth_ros.network.config import PoseNetConfig
+from tc_depth_ros.network.encoder import EfficientNetLite0
+from tc_depth_ros.network.pose import PoseNet
+from tc_depth_ros.network.tc_depth import TCDepth
+from tc_depth_training.config import ConfigError, NetworkConfig, TrainingConfig
+from tc_depth_training.data.bag import BagError
+from tc_depth_training.data.recording import read_recording
+from tc_depth_training.data.windows import FRAMES, Batch, WindowDataset, find_windows, join
+from tc_depth_training.losses.objective import Objective, ObjectiveConfig
+from tc_depth_training.pretrained import imagenet_file, load_imagenet
+from tc_depth_training.step import TrainingModel, augmented
+
+SAVE_EVERY = 200  # steps
+WEIGHTS_NAME = 'weights.safetensors'
+FINAL_RATE = 0.02  # of the learning rate, at the end of the cosine
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message names the step and the remedy."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left behind."""
+
+    weights: Path
+    final_loss: float
+
+
+def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
+    """
+    Train on bags and write ``weights.safetensors``, ``config.json`` and ``log.jsonl`` to a folder.
+
+    :raises BagError: a bag cannot be used
+    :raises TrainingError: the loss stopped being a number
+    """
+    torch.manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
+    device = torch.device('cuda' if config.device == 'auto' and torch.cuda.is_available() else 'cpu')
+    if config.device != 'auto':
+        device = torch.device(config.device)
+    dataset = load_windows(bags, config)
+    model = build_model(config).to(device).train()
+    parts = independent_parts(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / 'config.json').write_text(config.model_dump_json(indent=2))
+    info = weights_info(bags, config)
+    progress = tqdm(_endless(dataset, config, generator), 'training', config.steps, unit='step')
+    with (out / 'log.jsonl').open('w') as log:
+        for step, batch in enumerate(progress, start=1):
+            batch, seen = augmented(batch.to(device), config.colour_jitter, generator)
+            target = int(torch.randint(FRAMES, (), generator=generator))
+            alone = bool(torch.rand((), generator=generator) < config.single_frame_share)
+            losses: Objective = model(batch, seen, target, alone)
+            _check_finite(losses, step)
+            optimizer.zero_grad(set_to_none=True)
+            losses.total.backward()
+            # The coarse head learns by itself; a large gradient there must not slow the others
+            for part in parts:
+                clip_grad_norm_(part, config.gradient_norm)
+            optimizer.step()
+            schedule.step()
+            values = {name: round(float(value), 5) for name, value in vars(losses).items()}
+            log.write(json.dumps({'step': step, **values}) + '\n')
+            progress.set_postfix(loss=f'{values["total"]:.4f}', refresh=False)
+            if step % SAVE_EVERY == 0 or step == config.steps:
+                log.flush()
+                save_weights(out / WEIGHTS_NAME, model.network, info, model.pose_net)
+            if step == config.steps:
+                break
+    return Run(out / WEIGHTS_NAME, values['total'])
+
+
+def load_windows(bags: Sequence[Path], config: TrainingConfig) -> ConcatDataset[Batch]:
+    """Read all bags and print what each of them gives."""
+    data, datasets = config.data, []
+    for bag in bags:
+        recording = read_recording(
+            bag,
+            (data.height, data.width),
+            odometry=config.pose == 'odometry',
+            image_topic=data.image_topic,
+            camera_info_topic=data.camera_info_topic,
+            odometry_topic=data.odometry_topic,
+        )
+        windows = find_windows(recording, data.time_steps_s)
+        print(
+            f'{bag}: {len(recording.stamps_ns)} frames, {len(windows.indices)} windows; left out '
+            f'{windows.static} static, {windows.without_pose} without pose'
+        )
+        datasets.append(WindowDataset(recording, windows.indices))
+    dataset = ConcatDataset(datasets)
+    if len(dataset) < config.batch_size:
+        raise BagError(
+            f'the bags give {len(dataset)} windows, fewer than one batch of {config.batch_size}: '
+            'run tc-depth inspect BAG to see why, or change data.time_steps_s'
+        )
+    return dataset
+
+
+def build_model(config: TrainingConfig) -> TrainingModel:
+    """Networks at their start, and the objective."""
+    network = TCDepth(config.network.structure())
+    pose_net = None
+    if config.pose == 'learned':
+        pose_net = PoseNet(pose_config(config.network))
+    if config.network.imagenet and config.network.name == 'small':
+        load_imagenet(network.encoder.backbone, imagenet_file())
+        if pose_net is not None and isinstance(pose_net.encoder, EfficientNetLite0):
+            load_imagenet(pose_net.encoder, imagenet_file())
+    start_at_depth(network, config.network.initial_depth)
+    loss = config.loss
+    return TrainingModel(
+        network,
+        pose_net,
+        ObjectiveConfig(
+            loss.geometric_weight,
+            loss.smoothness_weight,
+            loss.cycle_kept,
+            loss.cycle_per_image,
+            loss.scales,
+        ),
+    )
+
+
+def independent_parts(model: TrainingModel) -> list[list[torch.nn.Parameter]]:
+    """Split the parameters into the coarse depth head, which learns apart, and all others."""
+    coarse = list(model.network.coarse_depth.parameters())
+    ids = {id(parameter) for parameter in coarse}
+    return [coarse, [p for p in model.parameters() if id(p) not in ids]]
+
+
+def pose_config(network: NetworkConfig) -> PoseNetConfig:
+    """The pose network that goes with a depth network."""
+    return PoseNetConfig('resnet18' if network.name == 'paper' else 'efficientnet_lite0')
+
+
+def start_at_depth(network: TCDepth, depth: float) -> None:
+    """Let an untrained network answer this depth everywhere, at every scale."""
+    config = network.config
+    as_tensor = torch.tensor(depth, dtype=torch.float64)
+    disparity = disparity_from_depth(as_tensor, config.min_depth, config.max_depth)
+    bias = float(torch.logit(disparity))
+    for layer in network.decoder.disparity:
+        torch.nn.init.normal_(layer.weight, std=1e-3)
+        torch.nn.init.constant_(layer.bias, bias)
+    # Exponentially distributed bins, whose mean is the inverse depth asked for
+    with torch.no_grad():
+        network.coarse_depth.logits.weight.mul_(0.1)
+        network.coarse_depth.logits.bias.copy_(-network.coarse_depth.bins * depth)
+
+
+def weights_info(bags: Sequence[Path], config: TrainingConfig) -> WeightsInfo:
+    """What the weights file will say of itself."""
+    from tc_depth_training import __version__
+
+    return WeightsInfo(
+        network=config.network.structure(),
+        input_height=config.data.height,
+        input_width=config.data.width,
+        metric=config.pose == 'odometry',
+        pose=pose_config(config.network) if config.pose == 'learned' else None,
+        training_data=', '.join(bag.name for bag in bags),
+        code_version=__version__,
+        notes={'steps': config.steps, 'batch_size': config.batch_size, 'seed': config.seed,
+               'torch': torch.__version__, 'machine': platform.machine()},
+    )
+
+
+def _rate(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then a cosine down to a small rest."""
+    if step < config.warm_up_steps:
+        return (step + 1) / config.warm_up_steps
+    rest = (step - config.warm_up_steps) / max(1, config.steps - config.warm_up_steps)
+    return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
+
+
+def _endless(
+    dataset: ConcatDataset[Batch], config: TrainingConfig, generator: torch.Generator
+) -> Iterator[Batch]:
+    """Shuffled batches, epoch after epoch."""
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,
+        config.batch_size,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=join,
+        generator=generator,
+    )
+    while True:
+        yield from loader
+
+
+def _check_finite(losses: Objective, step: int) -> None:
+    if not math.isfinite(float(losses.total)):
+        raise TrainingError(
+            f'the loss is {float(losses.total)} at step {step}: lower learning_rate, and check '
+            'K and the poses with tc-depth inspect'
+        )
