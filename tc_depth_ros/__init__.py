@@ -1,1 +1,1 @@
-"""Temporally consistent depth from one moving camera. Importing this imports neither torch nor ROS."""
+"""Temporally consistent depth from one moving camera; this alone imports neither torch nor ROS."""

@@ -22,7 +22,7 @@ class DepthRange:
 
 
 class DepthRangeFollower:
-    """Follows the depths of a stream slowly, so that colours do not flicker where depth does not."""
+    """Follows the depths of a stream slowly: colours must not flicker where depth does not."""
 
     def __init__(self, share: float = 0.1) -> None:
         self._share = share  # of a new frame in the range
@@ -81,8 +81,9 @@ def contact_sheet(rows: Sequence[Sequence[RGBImage]], titles: Sequence[str]) -> 
     for column, title in enumerate(titles):
         scale = bar.shape[0] / 40
         origin = (column * width + 8, round(bar.shape[0] * 0.72))
-        cv2.putText(bar, title, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1,
-                    cv2.LINE_AA)
+        cv2.putText(
+            bar, title, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA
+        )
     return np.concatenate([bar, sheet])
 
 
@@ -145,9 +146,7 @@ def view_cloud(
 
 def _turn(yaw_deg: float, pitch_deg: float) -> NDArray[np.float64]:
     yaw, pitch = np.radians((yaw_deg, pitch_deg))
-    about_y = np.array(
-        [[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]]
-    )
+    about_y = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
     about_x = np.array(
         [[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]]
     )

@@ -134,9 +134,7 @@ class DepthPredictor:
             self.push(Frame(blank, K, index + 1, ''))
         self.reset()
 
-    def _depth(
-        self, disparity: NDArray[np.float32], size: tuple[int, int]
-    ) -> NDArray[np.float32]:
+    def _depth(self, disparity: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         """Depth at the camera's size; disparity is what is interpolated, for it is bounded."""
         network = self.info.network
         full = cv2.resize(disparity, size[::-1], interpolation=cv2.INTER_LINEAR)

@@ -110,7 +110,7 @@ def intrinsics_from_camera_info(camera_info: CameraInfoMessage) -> NDArray[np.fl
     matrix = np.asarray(camera_info.k, dtype=np.float64).reshape(3, 3)
     for K in (projection, matrix):
         if np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0:
-            return K.copy()
+            return np.array(K)
     raise ValueError(
         f'CameraInfo has no intrinsics (k[0] is {matrix[0, 0]}, p[0] is {projection[0, 0]}): '
         'calibrate the camera, or set its camera_info_url'

@@ -47,7 +47,7 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
 def scaled_intrinsics(
     K: NDArray[np.float64], size: tuple[int, int], new_size: tuple[int, int]
 ) -> Tensor:
-    """K of an image resized from ``size`` to ``new_size``, each (height, width); (3, 3) float64."""
+    """K (3, 3) of an image resized from ``size`` to ``new_size``, each (height, width)."""
     return resize_intrinsics(torch.from_numpy(K), new_size[1] / size[1], new_size[0] / size[0])
 
 

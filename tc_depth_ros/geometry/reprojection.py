@@ -28,7 +28,8 @@ def pixel_rays(height: int, width: int, K: Tensor) -> Tensor:
     :return: rays in the optical frame, (B, 3, H, W)
     """
     grid = pixel_grid(height, width, K)
-    return (torch.linalg.inv(K) @ grid.flatten(1)).unflatten(-1, (height, width))
+    rays: Tensor = torch.linalg.inv(K) @ grid.flatten(1)
+    return rays.view(-1, 3, height, width)
 
 
 def backproject(depth: Tensor, K: Tensor) -> Tensor:
@@ -39,13 +40,14 @@ def backproject(depth: Tensor, K: Tensor) -> Tensor:
     :param K: intrinsics in pixels of this image size, (B, 3, 3)
     :return: points in the camera's optical frame in metres, (B, 3, H, W)
     """
-    return depth * pixel_rays(*depth.shape[-2:], K)
+    height, width = depth.shape[-2:]
+    return depth * pixel_rays(height, width, K)
 
 
 def transform_points(a_T_b: Tensor, points_b: Tensor) -> Tensor:
     """Take points (B, 3, H, W) from frame b to frame a; a_T_b is (B, 4, 4)."""
     points_a = a_T_b[:, :3, :3] @ points_b.flatten(2) + a_T_b[:, :3, 3:]
-    return points_a.unflatten(-1, points_b.shape[-2:])
+    return points_a.view_as(points_b)
 
 
 def project(points: Tensor, K: Tensor) -> Tensor:
@@ -59,7 +61,7 @@ def project(points: Tensor, K: Tensor) -> Tensor:
     :param K: intrinsics in pixels of the image looked up, (B, 3, 3)
     :return: (u, v) in pixels, (B, 2, H, W)
     """
-    homogeneous = (K @ points.flatten(2)).unflatten(-1, points.shape[-2:])
+    homogeneous = (K @ points.flatten(2)).view_as(points)
     return homogeneous[:, :2] / homogeneous[:, 2:].clamp(min=MIN_PROJECTED_Z)
 
 
@@ -106,7 +108,11 @@ def lookup(target_depth: Tensor, K: Tensor, source_T_target: Tensor) -> tuple[Te
 
 
 def warp(
-    source: Tensor, target_depth: Tensor, K: Tensor, source_T_target: Tensor, padding: str = 'border'
+    source: Tensor,
+    target_depth: Tensor,
+    K: Tensor,
+    source_T_target: Tensor,
+    padding: str = 'border',
 ) -> Tensor:
     """
     Rebuild the target view out of the source image.

@@ -11,7 +11,7 @@ def skew(vector: Tensor) -> Tensor:
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
     rows = [zero, -z, y, z, zero, -x, -y, x, zero]
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+    return torch.stack(rows, dim=-1).reshape(*vector.shape, 3)
 
 
 def rotation_from_axis_angle(axis_angle: Tensor) -> Tensor:

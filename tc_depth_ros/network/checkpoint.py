@@ -98,7 +98,9 @@ def read_weights_info(path: Path) -> WeightsInfo:
         with safe_open(path, framework='pt') as file:
             metadata = file.metadata() or {}
     except FileNotFoundError as error:
-        raise WeightsError(f'weights {path} do not exist: set weights to a file that does') from error
+        raise WeightsError(
+            f'weights {path} do not exist: set weights to a file that does'
+        ) from error
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f'weights {path} are not a readable safetensors file ({error}): copy the file again, '

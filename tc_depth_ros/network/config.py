@@ -52,7 +52,11 @@ class TCDepthConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TCDepthConfig:
         """Build from parsed JSON, whose lists become tuples; unknown keys raise TypeError."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        frozen: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in values.items()
+        }
+        return cls(**frozen)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -14,9 +14,9 @@ from tc_depth_ros.network.layers import ConvELU, conv3x3
 class DepthDecoder(nn.Module):
     """From 1/8 up to the full size, joining the encoder's skips on the way."""
 
-    def __init__(
-        self, inputs: int, skip_channels: Sequence[int], channels: Sequence[int]
-    ) -> None:
+    disparity: Sequence[nn.Conv2d]
+
+    def __init__(self, inputs: int, skip_channels: Sequence[int], channels: Sequence[int]) -> None:
         super().__init__()
         full, half, quarter, eighth = channels
         skip_half, skip_quarter, skip_eighth = skip_channels
@@ -28,7 +28,9 @@ class DepthDecoder(nn.Module):
         self.join2 = ConvELU(half + skip_half, half)
         self.reduce1 = ConvELU(half, full)
         self.join1 = ConvELU(full, full)
-        self.disparity = nn.ModuleList(conv3x3(width, 1) for width in channels)
+        self.disparity = nn.ModuleList(  # type: ignore[assignment]  # torch does not type its items
+            conv3x3(width, 1) for width in channels
+        )
 
     def forward(
         self, features: Tensor, skips: Sequence[Tensor], scales: Sequence[int] = (0, 1, 2, 3)

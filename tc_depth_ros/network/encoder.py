@@ -138,7 +138,9 @@ class SameConv2d(nn.Conv2d):
 class InvertedBottleneck(nn.Module):
     """Expand 1x1, filter depthwise, project 1x1; ReLU6, no squeeze-and-excitation."""
 
-    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int
+    ) -> None:
         super().__init__()
         hidden = inputs * expansion
         self.residual = stride == 1 and inputs == outputs
@@ -152,7 +154,9 @@ class InvertedBottleneck(nn.Module):
             _batch_norm(hidden),
             nn.ReLU6(True),
         )
-        self.project = nn.Sequential(nn.Conv2d(hidden, outputs, 1, bias=False), _batch_norm(outputs))
+        self.project = nn.Sequential(
+            nn.Conv2d(hidden, outputs, 1, bias=False), _batch_norm(outputs)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, ceil(H/stride), ceil(W/stride))."""
@@ -180,6 +184,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, images: int = 1) -> None:
         super().__init__()
+        self.images = images
         self.stem = nn.Sequential(
             SameConv2d(3 * images, 32, 3, 2, bias=False), _batch_norm(32), nn.ReLU6(True)
         )

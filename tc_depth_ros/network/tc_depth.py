@@ -53,6 +53,8 @@ class DepthOutput:
 class TCDepth(nn.Module):
     """The depth network, for any H, W divisible by 8 and any K."""
 
+    blocks: Sequence[AttentionBlock]
+
     def __init__(self, config: TCDepthConfig) -> None:
         super().__init__()
         self.config = config
@@ -64,7 +66,7 @@ class TCDepth(nn.Module):
             config.min_depth,
             config.max_depth,
         )
-        self.blocks = nn.ModuleList(
+        self.blocks = nn.ModuleList(  # type: ignore[assignment]  # torch does not type its items
             AttentionBlock(config.channels, config.key_channels) for _ in range(config.blocks)
         )
         self.decoder = DepthDecoder(
@@ -163,7 +165,8 @@ class TCDepth(nn.Module):
         return depth_from_disparity(disparity, self.config.min_depth, self.config.max_depth)
 
     def _attend_in_turn(self, frames: Sequence[EncodedFrame]) -> list[Tensor]:
-        features, memories = [], []
+        features: list[Tensor] = []
+        memories: list[list[Memory]] = []
         for frame in frames:
             attended, memory = self.attend_causal(frame, memories[-NEIGHBOURS:])
             features.append(attended)
@@ -198,7 +201,7 @@ def _select(encoded: EncodedFrame, batch: int, count: int, index: int) -> Encode
     """Take one frame out of an encoding of batch x count frames."""
 
     def pick(x: Tensor) -> Tensor:
-        return x.unflatten(0, (batch, count))[:, index]
+        return x.view(batch, count, *x.shape[1:])[:, index]
 
     half, quarter, eighth = encoded.skips
     return EncodedFrame(

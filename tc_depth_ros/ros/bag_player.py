@@ -64,7 +64,7 @@ def read_messages(path: Path, topics: Sequence[str] = ()) -> Iterator[Message]:
             yield Message(time_ns, connection.topic, connection.msgtype, bytes(cdr))
 
 
-class BagPlayer(Node):  # type: ignore[misc]
+class BagPlayer(Node):
     """Publishes the messages of a bag in real time or at a scaled rate."""
 
     def __init__(self, clock: bool) -> None:
@@ -167,7 +167,7 @@ def _pairs(texts: Sequence[str]) -> list[tuple[str, str, str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Play a bag; exit status 1 if it cannot be read or nobody listens."""
-    argv = sys.argv if argv is None else argv
+    argv = list(sys.argv if argv is None else argv)
     arguments = _arguments(argv)
     rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.ALL)
     player = BagPlayer(arguments.clock)
@@ -176,7 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             player.advertise(message_topic, message_type)
         wanted = {topic: int(count) for topic, _, count in _pairs(arguments.wait_for)}
         if not player.wait_for_subscribers(wanted, arguments.timeout):
-            raise ValueError(f'too few subscribers: {" ".join(arguments.wait_for)} not met in time')
+            raise ValueError(
+                f'too few subscribers: {" ".join(arguments.wait_for)} not met in time'
+            )
         time.sleep(arguments.delay)
         while rclpy.ok():
             count = player.play(read_messages(arguments.bag, arguments.topics), arguments.rate)
@@ -201,7 +203,9 @@ def _topics(path: Path, wanted: Sequence[str]) -> list[tuple[str, str]]:
 
     next(read_messages(path, wanted), None)  # checks the path and the topics
     with AnyReader([path]) as reader:
-        return [(c.topic, c.msgtype) for c in reader.connections if not wanted or c.topic in wanted]
+        return [
+            (c.topic, c.msgtype) for c in reader.connections if not wanted or c.topic in wanted
+        ]
 
 
 if __name__ == '__main__':

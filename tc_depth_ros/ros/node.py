@@ -50,7 +50,7 @@ class Arrival:
     arrived_s: float  # monotonic
 
 
-class TCDepthNode(LifecycleNode):  # type: ignore[misc]
+class TCDepthNode(LifecycleNode):
     """
     Depth and a coloured cloud from one moving camera.
 

@@ -52,7 +52,7 @@ class Summary:
     node: dict[str, str] = field(default_factory=dict)  # its last diagnostics
 
 
-class Recorder(Node):  # type: ignore[misc]
+class Recorder(Node):
     """Subscribes what the node takes and what it gives."""
 
     def __init__(self, compressed: bool) -> None:
@@ -65,7 +65,9 @@ class Recorder(Node):  # type: ignore[misc]
         self._clouds = 0
         self._cloud: PointCloud2 | None = None
         self._diagnostics: dict[str, str] = {}
-        image_type, image = (CompressedImage, 'image/compressed') if compressed else (Image, 'image')
+        image_type, image = (
+            (CompressedImage, 'image/compressed') if compressed else (Image, 'image')
+        )
         self.create_subscription(image_type, image, self._on_image, QOS)
         self.create_subscription(Image, 'depth', self._on_depth, QOS)
         self.create_subscription(PointCloud2, 'points', self._on_cloud, QOS)
@@ -134,7 +136,7 @@ def _cloud_array(message: PointCloud2) -> NDArray[np.float32]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Record until told to stop, or until nothing has come for a while."""
-    argv = sys.argv if argv is None else argv
+    argv = list(sys.argv if argv is None else argv)
     parser = argparse.ArgumentParser(prog='tc_depth_recorder', description=__doc__)
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument('--compressed', action='store_true', help='the images are compressed')

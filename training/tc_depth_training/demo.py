@@ -32,7 +32,7 @@ class DemoError(RuntimeError):
 
 def run_demo(bag: Path | None, out: Path, rate_hz: float = RATE_HZ, weights: str = '') -> None:
     """
-    Play a bag (None: a synthetic one, rendered now) into the node and write pictures of the result.
+    Play a bag (None: a synthetic one, rendered now) into the node; write pictures of the result.
 
     :param rate_hz: images a second
     :raises BagError: the bag has no camera
@@ -53,9 +53,7 @@ def run_demo(bag: Path | None, out: Path, rate_hz: float = RATE_HZ, weights: str
     print(_report(out, count))
 
 
-def _run_processes(
-    bag: Path, camera: CameraTopics, out: Path, rate: float, weights: str
-) -> None:
+def _run_processes(bag: Path, camera: CameraTopics, out: Path, rate: float, weights: str) -> None:
     compressed = camera.image.endswith('/compressed')
     image = camera.image.removesuffix('/compressed')
     transport = 'compressed' if compressed else 'raw'

@@ -33,10 +33,10 @@ def inspect_bag(
             f'  {topic.name:<44} {topic.type:<32} {topic.count:>6} {rate:6.1f} Hz  {topic.detail}'
         )
     height, width = frame.size
-    K = frame.K
+    (fx, _, cx), (_, fy, cy), _ = frame.K
     lines += [
         f'camera {camera.image}, frame {frame.frame_id}',
-        f'  {width}x{height}, fx {K[0, 0]:.1f} fy {K[1, 1]:.1f} cx {K[0, 2]:.1f} cy {K[1, 2]:.1f} px',
+        f'  {width}x{height}, fx {fx:.1f} fy {fy:.1f} cx {cx:.1f} cy {cy:.1f} px',
     ]
     odometry = [topic.name for topic in topics if topic.type == ODOMETRY]
     recording = read_recording(

@@ -45,7 +45,7 @@ def load_imagenet(encoder: EfficientNetLite0, path: Path) -> None:
     """
     stored = torch.load(path, map_location='cpu', weights_only=True)
     renamed = _rename(stored)
-    images = encoder.stem[0].in_channels // 3
+    images = encoder.images
     renamed['stem.0.weight'] = renamed['stem.0.weight'].repeat(1, images, 1, 1) / images
     encoder.load_state_dict(renamed, strict=True)
 

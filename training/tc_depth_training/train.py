@@ -20,7 +20,8 @@ from tc_depth_ros.network.config import PoseNetConfig
 from tc_depth_ros.network.encoder import EfficientNetLite0
 from tc_depth_ros.network.pose import PoseNet
 from tc_depth_ros.network.tc_depth import TCDepth
-from tc_depth_training.config import ConfigError, NetworkConfig, TrainingConfig
+from tc_depth_training import __version__
+from tc_depth_training.config import NetworkConfig, TrainingConfig
 from tc_depth_training.data.bag import BagError
 from tc_depth_training.data.recording import read_recording
 from tc_depth_training.data.windows import FRAMES, Batch, WindowDataset, find_windows, join
@@ -54,7 +55,9 @@ def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
     """
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    device = torch.device('cuda' if config.device == 'auto' and torch.cuda.is_available() else 'cpu')
+    device = torch.device(
+        'cuda' if config.device == 'auto' and torch.cuda.is_available() else 'cpu'
+    )
     if config.device != 'auto':
         device = torch.device(config.device)
     dataset = load_windows(bags, config)
@@ -72,7 +75,8 @@ def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
             target = int(torch.randint(FRAMES, (), generator=generator))
             alone = bool(torch.rand((), generator=generator) < config.single_frame_share)
             losses: Objective = model(batch, seen, target, alone)
-            _check_finite(losses, step)
+            values = {name: float(value.detach()) for name, value in vars(losses).items()}
+            _check_finite(values['total'], step)
             optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
             # The coarse head learns by itself; a large gradient there must not slow the others
@@ -80,8 +84,8 @@ def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
                 clip_grad_norm_(part, config.gradient_norm)
             optimizer.step()
             schedule.step()
-            values = {name: round(float(value), 5) for name, value in vars(losses).items()}
-            log.write(json.dumps({'step': step, **values}) + '\n')
+            rounded = {name: round(value, 6) for name, value in values.items()}
+            log.write(json.dumps({'step': step, **rounded}) + '\n')
             progress.set_postfix(loss=f'{values["total"]:.4f}', refresh=False)
             if step % SAVE_EVERY == 0 or step == config.steps:
                 log.flush()
@@ -109,7 +113,7 @@ def load_windows(bags: Sequence[Path], config: TrainingConfig) -> ConcatDataset[
             f'{windows.static} static, {windows.without_pose} without pose'
         )
         datasets.append(WindowDataset(recording, windows.indices))
-    dataset = ConcatDataset(datasets)
+    dataset: ConcatDataset[Batch] = ConcatDataset(datasets)
     if len(dataset) < config.batch_size:
         raise BagError(
             f'the bags give {len(dataset)} windows, fewer than one batch of {config.batch_size}: '
@@ -124,10 +128,11 @@ def build_model(config: TrainingConfig) -> TrainingModel:
     pose_net = None
     if config.pose == 'learned':
         pose_net = PoseNet(pose_config(config.network))
-    if config.network.imagenet and config.network.name == 'small':
-        load_imagenet(network.encoder.backbone, imagenet_file())
-        if pose_net is not None and isinstance(pose_net.encoder, EfficientNetLite0):
-            load_imagenet(pose_net.encoder, imagenet_file())
+    if config.network.imagenet:
+        encoders = [m for part in (network, pose_net) if part for m in part.modules()]
+        for encoder in encoders:
+            if isinstance(encoder, EfficientNetLite0):
+                load_imagenet(encoder, imagenet_file())
     start_at_depth(network, config.network.initial_depth)
     loss = config.loss
     return TrainingModel(
@@ -161,19 +166,18 @@ def start_at_depth(network: TCDepth, depth: float) -> None:
     as_tensor = torch.tensor(depth, dtype=torch.float64)
     disparity = disparity_from_depth(as_tensor, config.min_depth, config.max_depth)
     bias = float(torch.logit(disparity))
-    for layer in network.decoder.disparity:
-        torch.nn.init.normal_(layer.weight, std=1e-3)
-        torch.nn.init.constant_(layer.bias, bias)
-    # Exponentially distributed bins, whose mean is the inverse depth asked for
+    coarse = network.coarse_depth
     with torch.no_grad():
-        network.coarse_depth.logits.weight.mul_(0.1)
-        network.coarse_depth.logits.bias.copy_(-network.coarse_depth.bins * depth)
+        for layer in network.decoder.disparity:
+            layer.weight.normal_(std=1e-3)
+            layer.bias.fill_(bias)  # type: ignore[union-attr]  # it has one
+        # Exponentially distributed bins, whose mean is the inverse depth asked for
+        coarse.logits.weight.mul_(0.1)
+        coarse.logits.bias.copy_(-coarse.bins * depth)  # type: ignore[union-attr]
 
 
 def weights_info(bags: Sequence[Path], config: TrainingConfig) -> WeightsInfo:
     """What the weights file will say of itself."""
-    from tc_depth_training import __version__
-
     return WeightsInfo(
         network=config.network.structure(),
         input_height=config.data.height,
@@ -182,8 +186,13 @@ def weights_info(bags: Sequence[Path], config: TrainingConfig) -> WeightsInfo:
         pose=pose_config(config.network) if config.pose == 'learned' else None,
         training_data=', '.join(bag.name for bag in bags),
         code_version=__version__,
-        notes={'steps': config.steps, 'batch_size': config.batch_size, 'seed': config.seed,
-               'torch': torch.__version__, 'machine': platform.machine()},
+        notes={
+            'steps': config.steps,
+            'batch_size': config.batch_size,
+            'seed': config.seed,
+            'torch': torch.__version__,
+            'machine': platform.machine(),
+        },
     )
 
 
@@ -211,9 +220,9 @@ def _endless(
         yield from loader
 
 
-def _check_finite(losses: Objective, step: int) -> None:
-    if not math.isfinite(float(losses.total)):
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
         raise TrainingError(
-            f'the loss is {float(losses.total)} at step {step}: lower learning_rate, and check '
+            f'the loss is {loss} at step {step}: lower learning_rate, and check '
             'K and the poses with tc-depth inspect'
         )

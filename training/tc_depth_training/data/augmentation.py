@@ -34,4 +34,5 @@ def jitter_colours(images: Tensor, strength: float, generator: Generator) -> Ten
     grey = (bright * bright.new_tensor(GREY)[:, None, None]).sum(dim=2, keepdim=True)
     saturated = grey + saturation * (bright - grey)
     mean = grey.mean(dim=(1, 3, 4), keepdim=True)
-    return (mean + contrast * (saturated - mean)).clamp(0, 1)
+    jittered: Tensor = (mean + contrast * (saturated - mean)).clamp(0, 1)
+    return jittered

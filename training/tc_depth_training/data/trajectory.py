@@ -22,9 +22,7 @@ def rotation_from_quaternion(quaternion: NDArray[np.float64]) -> NDArray[np.floa
     )
 
 
-def slerp(
-    a: NDArray[np.float64], b: NDArray[np.float64], fraction: float
-) -> NDArray[np.float64]:
+def slerp(a: NDArray[np.float64], b: NDArray[np.float64], fraction: float) -> NDArray[np.float64]:
     """Rotate from quaternion a to b along the shorter arc; (4,)."""
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
     cosine = float(a @ b)
@@ -33,9 +31,8 @@ def slerp(
     angle = np.arccos(min(cosine, 1.0))
     if angle < 1e-6:
         return np.asarray(a + fraction * (b - a))
-    return np.asarray(np.sin((1 - fraction) * angle) * a + np.sin(fraction * angle) * b) / np.sin(
-        angle
-    )
+    between = np.sin((1 - fraction) * angle) * a + np.sin(fraction * angle) * b
+    return np.asarray(between / np.sin(angle))
 
 
 @dataclass(frozen=True)
@@ -77,9 +74,7 @@ class Trajectory:
         return _pose(position, quaternion)
 
 
-def _pose(
-    position: NDArray[np.float64], quaternion: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _pose(position: NDArray[np.float64], quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
     pose = np.eye(4)
     pose[:3, :3] = rotation_from_quaternion(quaternion)
     pose[:3, 3] = position

@@ -33,7 +33,9 @@ def median_flow_px(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     """Median length of the optical flow between two RGB images, in pixels of 160 px width."""
     size = (FLOW_WIDTH, max(16, round(FLOW_WIDTH * a.shape[0] / a.shape[1])))
     grey = [cv2.cvtColor(cv2.resize(x, size), cv2.COLOR_RGB2GRAY) for x in (a, b)]
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST).calc(*grey, None)
+    flow = np.zeros((*grey[0].shape, 2), dtype=np.float32)
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    method.calc(grey[0], grey[1], flow)
     return float(np.median(np.linalg.norm(flow, axis=2)))
 
 
@@ -48,16 +50,16 @@ def find_windows(recording: Recording, time_steps_s: Sequence[float]) -> Windows
     """
     candidates = [_spaced(recording.stamps_ns, step_s) for step_s in time_steps_s]
     indices = np.concatenate(candidates)
-    posed = np.ones(len(indices), dtype=bool)
+    posed: NDArray[np.bool_] = np.ones(len(indices), dtype=np.bool_)
     if recording.world_T_camera is not None:
-        posed = ~np.isnan(recording.world_T_camera[indices]).any(axis=(1, 2, 3))
+        missing = np.isnan(recording.world_T_camera[indices]).reshape(len(indices), -1)
+        posed = np.logical_not(missing.any(axis=1))
     flows = {pair: 0.0 for window in indices[posed] for pair in _pairs(window)}
     for first, second in flows:
         flows[first, second] = median_flow_px(recording.images[first], recording.images[second])
-    moving = np.array(
-        [p and min(flows[q] for q in _pairs(w)) > STATIC_FLOW_PX for w, p in zip(indices, posed)],
-        dtype=bool,
-    )
+    moves = {pair: flow > STATIC_FLOW_PX for pair, flow in flows.items()}
+    moving = posed.copy()
+    moving[posed] = [all(moves[pair] for pair in _pairs(window)) for window in indices[posed]]
     return Windows(indices[moving], int((posed & ~moving).sum()), int((~posed).sum()))
 
 

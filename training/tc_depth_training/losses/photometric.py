@@ -31,7 +31,8 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     covariance = product - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + C1) / (mean_a * mean_a + mean_b * mean_b + C1)
     structure = (2 * covariance + C2) / (variance_a + variance_b + C2)
-    return luminance * structure
+    similarity: Tensor = luminance * structure
+    return similarity
 
 
 def photometric_error(a: Tensor, b: Tensor) -> Tensor:

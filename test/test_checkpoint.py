@@ -1,0 +1,114 @@
+"""Weights files: whole, strict, and clear about what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_network import TINY
+
+from tc_depth_ros.network.checkpoint import (
+    WeightsError,
+    WeightsInfo,
+    load_weights,
+    read_weights_info,
+    save_weights,
+)
+from tc_depth_ros.network.config import PoseNetConfig
+from tc_depth_ros.network.pose import PoseNet
+from tc_depth_ros.network.tc_depth import TCDepth
+
+INFO = WeightsInfo(TINY, 48, 64, metric=True, scale=1.5, training_data='a bag')
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / 'w.safetensors'
+    save_weights(file, TCDepth(TINY), INFO)
+    return file
+
+
+def rewrite(
+    path: Path, change_metadata: dict[str, str] | None = None, **tensors: torch.Tensor
+) -> None:
+    metadata = {'format': 'tc_depth/1', 'info': INFO.to_json()} | (change_metadata or {})
+    save_file(load_file(path) | tensors, path, metadata=metadata)
+
+
+def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
+    network, pose_net = TCDepth(TINY), PoseNet(PoseNetConfig())
+    file = tmp_path / 'w.safetensors'
+    info = WeightsInfo(TINY, 48, 64, metric=False, pose=PoseNetConfig(), notes={'seed': 3})
+    save_weights(file, network, info, pose_net)
+    loaded = load_weights(file)
+    assert loaded.info == info and not loaded.network.training
+    for key, value in network.state_dict().items():
+        assert torch.equal(loaded.network.state_dict()[key], value), key
+    assert loaded.pose_net is not None
+    for key, value in pose_net.state_dict().items():
+        assert torch.equal(loaded.pose_net.state_dict()[key], value), key
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match='nowhere.safetensors do not exist'):
+        load_weights(tmp_path / 'nowhere.safetensors')
+
+
+@pytest.mark.parametrize('size', [0, 5, 1000])
+def test_a_truncated_file_is_refused(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(WeightsError, match='not a readable safetensors file'):
+        load_weights(path)
+
+
+def test_a_pickle_is_refused_unopened(tmp_path: Path) -> None:
+    file = tmp_path / 'w.pth'
+    torch.save({'a': torch.zeros(1)}, file)
+    with pytest.raises(WeightsError, match='import-official'):
+        load_weights(file)
+
+
+def test_every_wrong_tensor_is_named(path: Path) -> None:
+    rewrite(
+        path, **{'depth.extra': torch.zeros(1), 'depth.blocks.0.spatial.gamma': torch.zeros(2)}
+    )
+    with pytest.raises(WeightsError) as caught:
+        load_weights(path)
+    assert 'unexpected extra' in str(caught.value)
+    assert 'blocks.0.spatial.gamma is (2,), expected (1,)' in str(caught.value)
+
+
+def test_a_missing_tensor_is_named(path: Path) -> None:
+    tensors = load_file(path)
+    del tensors['depth.coarse_depth.logits.bias']
+    save_file(tensors, path, metadata={'format': 'tc_depth/1', 'info': INFO.to_json()})
+    with pytest.raises(WeightsError, match=r'missing coarse_depth\.logits\.bias'):
+        load_weights(path)
+
+
+def test_another_format_and_an_unknown_field_are_refused(path: Path) -> None:
+    rewrite(path, {'format': 'other/9'})
+    with pytest.raises(WeightsError, match='other/9'):
+        read_weights_info(path)
+    values = json.loads(INFO.to_json()) | {'surprise': 1}
+    rewrite(path, {'info': json.dumps(values)})
+    with pytest.raises(WeightsError, match='surprise'):
+        read_weights_info(path)
+
+
+def test_an_interrupted_write_leaves_the_old_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path.read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError('disk full')
+
+    monkeypatch.setattr('tc_depth_ros.network.checkpoint.save_file', fail)
+    with pytest.raises(OSError, match='disk full'):
+        save_weights(path, TCDepth(TINY), INFO)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]

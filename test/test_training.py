@@ -1,0 +1,233 @@
+"""Training through its front doors: a step learns, a run writes weights, the commands answer."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from test_network import TINY, lively
+
+from tc_depth_ros.network.checkpoint import WeightsInfo, load_weights, save_weights
+from tc_depth_ros.predictor import DepthPredictor
+from tc_depth_training import train as training
+from tc_depth_training.bag_writer import write_bag
+from tc_depth_training.cli import main
+from tc_depth_training.config import TrainingConfig, load_config
+from tc_depth_training.data.bag import Bag
+from tc_depth_training.pretrained import PACKAGE, imagenet_file
+from tc_depth_training.synthetic import render_recording
+
+REPOSITORY = Path(__file__).parents[1]
+SMOKE = [
+    'data.height=48',
+    'data.width=64',
+    'data.time_steps_s=[0.1, 0.2]',
+    'network.imagenet=false',
+    'network.initial_depth=4.5',
+    'loss.scales=[0, 2]',
+    'warm_up_steps=2',
+    'batch_size=2',
+]
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('bags') / 'room'
+    write_bag(path, render_recording(frames=16, height=120, width=160))
+    return path
+
+
+def log_of(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / 'log.jsonl').read_text().splitlines()]
+
+
+def settings(*more: str) -> list[str]:
+    return [part for value in [*SMOKE, *more] for part in ('--set', value)]
+
+
+@pytest.mark.parametrize('pose', ['odometry', 'learned'])
+def test_a_run_writes_weights_that_the_predictor_loads(
+    bag: Path, tmp_path: Path, pose: str
+) -> None:
+    status = main(
+        ['train', str(bag), '--out', str(tmp_path), *settings('steps=3', f'pose={pose}')]
+    )
+    assert status == 0
+    loaded = load_weights(tmp_path / 'weights.safetensors')
+    assert loaded.info.metric == (pose == 'odometry')
+    assert (loaded.pose_net is not None) == (pose == 'learned')
+    assert loaded.info.training_data == 'room'
+    predictor = DepthPredictor.from_weights(tmp_path / 'weights.safetensors', 'cpu')
+    with Bag(bag) as opened:
+        prediction = predictor.push(next(opened.frames(opened.find_camera())))
+    assert prediction is not None and np.isfinite(prediction.depth).all()
+    assert [entry['step'] for entry in log_of(tmp_path)] == [1, 2, 3]
+    assert TrainingConfig.model_validate_json((tmp_path / 'config.json').read_text())
+
+
+def test_the_same_seed_gives_the_same_run(bag: Path, tmp_path: Path) -> None:
+    config = load_config(None, [*SMOKE, 'steps=2', 'pose=odometry'])
+    for name in ('a', 'b'):
+        training.train([bag], config, tmp_path / name)
+    assert log_of(tmp_path / 'a') == log_of(tmp_path / 'b')
+
+
+@pytest.mark.slow
+def test_training_learns_the_depth_of_the_synthetic_room(bag: Path, tmp_path: Path) -> None:
+    """
+    From a flat start and in 120 steps the depth must beat the best constant of every image.
+
+    The network never sees the measured depth: it can only come from motion.
+    """
+    pytest.importorskip(PACKAGE)
+    more = ['steps=120', 'pose=odometry', 'learning_rate=1e-3', 'network.imagenet=true']
+    config = load_config(None, [*SMOKE, *more])
+    training.train([bag], config, tmp_path)
+    predictor = DepthPredictor.from_weights(tmp_path / 'weights.safetensors', 'cpu')
+    with Bag(bag) as opened:
+        truth = {d.stamp_ns: d.depth for d in opened.depth_maps()}
+        frames = list(opened.frames(opened.find_camera()))
+    error, constant_error = [], []
+    for frame in frames:
+        prediction, true = predictor.push(frame), truth[frame.stamp_ns]
+        assert prediction is not None
+        error.append(np.mean(np.abs(prediction.depth - true) / true))
+        constant = np.median(true)
+        constant_error.append(np.mean(np.abs(constant - true) / true))
+    print(f'abs rel {np.mean(error):.3f}, of the best constant {np.mean(constant_error):.3f}')
+    assert np.mean(error) < 0.5 * np.mean(constant_error)
+
+
+def test_a_network_starts_at_the_depth_asked_for() -> None:
+    config = load_config(None, ['network.imagenet=false', 'network.initial_depth=7'])
+    network = training.build_model(config).network.eval()
+    with torch.inference_mode():
+        images = torch.rand(1, 3, 3, 32, 48)
+        output = network(images, torch.tensor([[[40.0, 0, 24], [0, 40, 16], [0, 0, 1]]]))
+    depth = network.depth(output.disparities[0])
+    assert depth.median().item() == pytest.approx(7, rel=0.05)
+    assert (1 / output.coarse_inverse_depth).median().item() == pytest.approx(7, rel=0.3)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = training.build_model
+
+    def poisoned(config: TrainingConfig) -> training.TrainingModel:
+        model = original(config)
+        with torch.no_grad():
+            model.network.decoder.disparity[0].bias.fill_(math.nan)  # type: ignore[union-attr]
+        return model
+
+    monkeypatch.setattr(training, 'build_model', poisoned)
+    status = main(
+        ['train', str(bag), '--out', str(tmp_path), *settings('steps=3', 'pose=odometry')]
+    )
+    assert status == 1
+    assert 'nan at step 1' in capsys.readouterr().err
+    assert not (tmp_path / 'weights.safetensors').exists()
+
+
+def test_imagenet_weights_fit_the_encoder() -> None:
+    pytest.importorskip(PACKAGE)
+    assert imagenet_file().suffix == '.pth'
+    network = training.build_model(load_config(None)).network
+    torch.manual_seed(0)
+    fresh = training.build_model(load_config(None, ['network.imagenet=false'])).network
+    loaded_stem = network.encoder.backbone.stem[0].weight  # type: ignore[union-attr]
+    fresh_stem = fresh.encoder.backbone.stem[0].weight  # type: ignore[union-attr]
+    assert not torch.equal(loaded_stem, fresh_stem)
+
+
+def test_the_shipped_configuration_says_the_defaults() -> None:
+    assert load_config(REPOSITORY / 'config' / 'training.yaml') == TrainingConfig()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'status', 'words'),
+    [
+        (['inspect', 'nowhere'], 1, 'nowhere does not exist'),
+        (['train', 'nowhere'], 1, 'nowhere does not exist'),
+        (['train', 'x', '--set', 'steps=many', '--set', 'colour=red'], 2, '2 mistakes'),
+        (['train', 'x', '--config', 'nowhere.yaml'], 2, 'nowhere.yaml does not exist'),
+        (['predict', '--out', 'x'], 2, 'give a BAG'),
+        (['predict', '--out', 'x', '--images', 'a.png'], 2, '--intrinsics'),
+    ],
+)
+def test_wrong_use_is_answered_with_the_remedy(
+    arguments: list[str], status: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == status
+    assert words in capsys.readouterr().err
+
+
+def test_inspect_says_what_a_bag_holds(bag: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['inspect', str(bag)]) == 0
+    text = capsys.readouterr().out
+    for words in ('/camera/color/image_raw/compressed', '10.0 Hz', '160x120', 'usable', '/odom'):
+        assert words in text, text
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / 'w.safetensors'
+    save_weights(path, lively(TINY), WeightsInfo(TINY, 48, 64, metric=False))
+    return path
+
+
+def test_predict_writes_depth_and_pictures_of_a_bag(
+    bag: Path, weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / 'out'
+    assert main(['predict', str(bag), '--weights', str(weights), '--out', str(out)]) == 0
+    depths = sorted((out / 'depth').glob('*.npy'))
+    assert len(depths) == 16 == len(list((out / 'color').glob('*.png')))
+    assert np.load(depths[0]).shape == (120, 160)
+    assert cv2.imread(str(out / 'contact_sheet.png')) is not None
+
+
+def test_predict_takes_folders_and_videos_with_intrinsics(
+    bag: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, video = tmp_path / 'images', tmp_path / 'video.avi'
+    folder.mkdir()
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*'MJPG'), 10, (160, 120))
+    for index, view in enumerate(render_recording(frames=3, height=120, width=160)):
+        cv2.imwrite(str(folder / f'{index}.png'), view.image[..., ::-1])
+        writer.write(np.ascontiguousarray(view.image[..., ::-1]))
+    writer.release()
+    K = ['--intrinsics', '130', '130', '80', '60']
+    for source in (folder, video):
+        out = tmp_path / f'out_{source.name}'
+        command = ['predict', str(source), '--weights', str(weights), '--out', str(out)]
+        assert main(command) == 1
+        assert 'give --intrinsics' in capsys.readouterr().err
+        assert main([*command, *K]) == 0
+        assert len(list((out / 'depth').glob('*.npy'))) == 3
+
+
+def test_predict_of_three_frames_writes_their_disparity_in_order(
+    weights: Path, tmp_path: Path
+) -> None:
+    views = render_recording(frames=3, height=48, width=64)
+    paths = [tmp_path / f'{index}.png' for index in range(3)]
+    for path, view in zip(paths, views, strict=True):
+        cv2.imwrite(str(path), view.image[..., ::-1])
+    K = views[0].K
+    intrinsics = [str(x) for x in (K[0, 0], K[1, 1], K[0, 2], K[1, 2])]
+    command = ['predict', '--weights', str(weights), '--out', str(tmp_path), '--intrinsics']
+    assert main([*command, *intrinsics, '--images', *map(str, paths)]) == 0
+    disparity = np.load(tmp_path / 'disparity.npy')
+    images = np.stack([view.image for view in views]).transpose(0, 3, 1, 2)
+    with torch.inference_mode():
+        expected = lively(TINY)(
+            torch.from_numpy(images)[None].float() / 255, torch.from_numpy(K)[None].float()
+        ).disparities[0]
+    assert disparity.dtype == np.float32 and disparity.shape == (3, 48, 64)
+    np.testing.assert_allclose(disparity, expected[0, :, 0].numpy(), atol=1e-5)
