@@ -20,13 +20,10 @@ CONFIG = Path(__file__).parents[1] / 'config'  # the same in the source tree and
 TOPICS = {
     'image': ('image', 'camera image in; <image>/compressed when image_transport is compressed'),
     'camera_info': ('camera_info', 'intrinsics of the image'),
-    'odom': ('odom', 'odometry in, for metric scale; optional'),
     '~/depth/image': ('depth_image', 'depth in metres, 32FC1'),
     '~/depth/camera_info': ('depth_camera_info', 'intrinsics of the depth image'),
     '~/depth/color': ('depth_color', 'depth as colours, for eyes'),
     '~/points': ('points', 'organised point cloud with colours'),
-    '~/confidence': ('confidence', 'confidence of each pixel, in [0, 1]'),
-    '~/odometry': ('odometry', 'odometry of the pose network'),
 }
 # Parameters that a launch may set; one left empty keeps its value in params_file.
 PARAMETERS = {

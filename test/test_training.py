@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -101,6 +102,21 @@ def test_training_learns_the_depth_of_the_synthetic_room(bag: Path, tmp_path: Pa
         constant_error.append(np.mean(np.abs(constant - true) / true))
     print(f'abs rel {np.mean(error):.3f}, of the best constant {np.mean(constant_error):.3f}')
     assert np.mean(error) < 0.5 * np.mean(constant_error)
+
+
+@pytest.mark.slow
+def test_a_wrong_focal_length_is_found(tmp_path: Path) -> None:
+    """A CameraInfo with a focal length 12 % too long, beside poses that are right."""
+    pytest.importorskip(PACKAGE)
+    wrong = np.array([[1.12, 1, 1], [1, 1.12, 1], [1, 1, 1]])
+    views = render_recording(frames=16, height=120, width=160)
+    write_bag(tmp_path / 'bag', [replace(view, K=view.K * wrong) for view in views])
+    more = ['steps=100', 'pose=odometry', 'learning_rate=1e-3', 'network.imagenet=true']
+    config = load_config(None, [*SMOKE, *more, 'fit_focal_length=true'])
+    training.train([tmp_path / 'bag'], config, tmp_path / 'out')
+    found = log_of(tmp_path / 'out')[-1]['focal_factor']
+    print(f'focal factor {found:.3f}, true {1 / 1.12:.3f}')
+    assert found == pytest.approx(1 / 1.12, abs=0.03)
 
 
 def test_a_network_starts_at_the_depth_asked_for() -> None:

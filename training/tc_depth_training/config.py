@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from tc_depth_ros.network.config import CONFIGURATIONS, TCDepthConfig
@@ -69,6 +69,8 @@ class TrainingConfig(_Section):
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
     pose: Literal['learned', 'odometry'] = 'learned'
+    # Learn a factor of K's focal length too, for a CameraInfo that is only roughly right
+    fit_focal_length: bool = False
     steps: Annotated[int, Field(ge=1)] = 2000
     batch_size: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
@@ -79,6 +81,14 @@ class TrainingConfig(_Section):
     single_frame_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     seed: int = 0
     device: str = 'auto'
+
+    @model_validator(mode='after')
+    def _check_focal_length(self) -> TrainingConfig:
+        if self.fit_focal_length and self.pose == 'learned':
+            raise ValueError(
+                'fit_focal_length needs pose: odometry, or nothing fixes the rotation'
+            )
+        return self
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainingConfig:

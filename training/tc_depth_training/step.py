@@ -20,15 +20,44 @@ from tc_depth_training.losses.objective import (
 )
 
 
+class FocalFactor(nn.Module):
+    """
+    A factor of the focal length that is learned with the depth.
+
+    With poses given, a rotation moves the image by the focal length alone, whatever the depth: a
+    CameraInfo that is off by some percent shows, and would otherwise be explained by wrong depth.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_factor = nn.Parameter(torch.zeros(()))
+
+    @property
+    def factor(self) -> float:
+        """Focal length found over the focal length given."""
+        return float(self.log_factor.detach().exp())
+
+    def forward(self, K: Tensor) -> Tensor:
+        """K with its focal lengths scaled, (B, 3, 3)."""
+        scale = torch.ones_like(K[0])
+        scale[0, 0] = scale[1, 1] = self.log_factor.exp()
+        return K * scale
+
+
 class TrainingModel(nn.Module):
     """The networks that learn and the loss that they learn from."""
 
     def __init__(
-        self, network: TCDepth, pose_net: PoseNet | None, objective_config: ObjectiveConfig
+        self,
+        network: TCDepth,
+        pose_net: PoseNet | None,
+        objective_config: ObjectiveConfig,
+        focal_factor: FocalFactor | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.pose_net = pose_net
+        self.focal_factor = focal_factor
         self._objective_config = objective_config
 
     def forward(
@@ -54,12 +83,14 @@ class TrainingModel(nn.Module):
             if s != target_index
         ]
         config = self.network.config
+        # The network keeps the K that it will be given at run time; only the losses see the other
+        K = batch.K if self.focal_factor is None else self.focal_factor(batch.K)
         return objective(
             output,
             batch.images[:, target_index],
             target_index,
             sources,
-            batch.K,
+            K,
             (config.min_depth, config.max_depth),
             objective_config,
         )

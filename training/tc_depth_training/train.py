@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -27,7 +28,7 @@ from tc_depth_training.data.recording import read_recording
 from tc_depth_training.data.windows import FRAMES, Batch, WindowDataset, find_windows, join
 from tc_depth_training.losses.objective import Objective, ObjectiveConfig
 from tc_depth_training.pretrained import imagenet_file, load_imagenet
-from tc_depth_training.step import TrainingModel, augmented
+from tc_depth_training.step import FocalFactor, TrainingModel, augmented
 
 SAVE_EVERY = 200  # steps
 WEIGHTS_NAME = 'weights.safetensors'
@@ -63,11 +64,10 @@ def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
     dataset = load_windows(bags, config)
     model = build_model(config).to(device).train()
     parts = independent_parts(model)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(parameter_groups(model, config.learning_rate))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
     out.mkdir(parents=True, exist_ok=True)
     (out / 'config.json').write_text(config.model_dump_json(indent=2))
-    info = weights_info(bags, config)
     progress = tqdm(_endless(dataset, config, generator), 'training', config.steps, unit='step')
     with (out / 'log.jsonl').open('w') as log:
         for step, batch in enumerate(progress, start=1):
@@ -76,6 +76,8 @@ def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
             alone = bool(torch.rand((), generator=generator) < config.single_frame_share)
             losses: Objective = model(batch, seen, target, alone)
             values = {name: float(value.detach()) for name, value in vars(losses).items()}
+            if model.focal_factor is not None:
+                values['focal_factor'] = model.focal_factor.factor
             _check_finite(values['total'], step)
             optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
@@ -89,6 +91,7 @@ def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
             progress.set_postfix(loss=f'{values["total"]:.4f}', refresh=False)
             if step % SAVE_EVERY == 0 or step == config.steps:
                 log.flush()
+                info = weights_info(bags, config, model)
                 save_weights(out / WEIGHTS_NAME, model.network, info, model.pose_net)
             if step == config.steps:
                 break
@@ -145,7 +148,18 @@ def build_model(config: TrainingConfig) -> TrainingModel:
             loss.cycle_per_image,
             loss.scales,
         ),
+        FocalFactor() if config.fit_focal_length else None,
     )
+
+
+def parameter_groups(model: TrainingModel, learning_rate: float) -> list[dict[str, Any]]:
+    """All parameters at one rate, but the focal factor, a single number, ten times as fast."""
+    focal = [] if model.focal_factor is None else list(model.focal_factor.parameters())
+    ids = {id(parameter) for parameter in focal}
+    return [
+        {'params': [p for p in model.parameters() if id(p) not in ids], 'lr': learning_rate},
+        {'params': focal, 'lr': 10 * learning_rate},
+    ]
 
 
 def independent_parts(model: TrainingModel) -> list[list[torch.nn.Parameter]]:
@@ -176,8 +190,11 @@ def start_at_depth(network: TCDepth, depth: float) -> None:
         coarse.logits.bias.copy_(-coarse.bins * depth)  # type: ignore[union-attr]
 
 
-def weights_info(bags: Sequence[Path], config: TrainingConfig) -> WeightsInfo:
+def weights_info(
+    bags: Sequence[Path], config: TrainingConfig, model: TrainingModel
+) -> WeightsInfo:
     """What the weights file will say of itself."""
+    focal_factor = None if model.focal_factor is None else round(model.focal_factor.factor, 4)
     return WeightsInfo(
         network=config.network.structure(),
         input_height=config.data.height,
@@ -192,6 +209,7 @@ def weights_info(bags: Sequence[Path], config: TrainingConfig) -> WeightsInfo:
             'seed': config.seed,
             'torch': torch.__version__,
             'machine': platform.machine(),
+            'focal_factor': focal_factor,
         },
     )
 

@@ -1,0 +1,89 @@
+"""
+Time the network and the predictor; ``make bench``.
+
+Milliseconds belong to the machine and the moment; compare the ratios of one run. Variants take
+turns, so that a busy moment hits them all.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from tc_depth_ros.frames.frame import Frame
+from tc_depth_ros.geometry.cloud import organised_cloud
+from tc_depth_ros.network.config import PAPER, SMALL
+from tc_depth_ros.network.stream import DepthStream
+from tc_depth_ros.network.tc_depth import TCDepth
+from tc_depth_ros.pictures import colour_depth, depth_range
+from tc_depth_ros.predictor import DepthPredictor
+
+ROUNDS = 10
+
+
+def time_in_turns(variants: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median milliseconds of each variant, after a warm-up."""
+    for run in variants.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(ROUNDS):
+        for name, run in variants.items():
+            started = time.perf_counter()
+            run()
+            times[name].append(1e3 * (time.perf_counter() - started))
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def show(title: str, times: dict[str, float]) -> None:
+    """Print times and their ratio to the first."""
+    first = next(iter(times.values()))
+    print(f'\n{title}')
+    for name, milliseconds in times.items():
+        print(f'  {name:<44} {milliseconds:9.1f} ms  {milliseconds / first:6.2f}')
+
+
+def networks() -> dict[str, float]:
+    """A streamed frame against the window predicted whole, for both configurations."""
+    variants: dict[str, Callable[[], object]] = {}
+    for name, config, (height, width) in (
+        ('small', SMALL, (192, 256)),
+        ('paper', PAPER, (192, 640)),
+    ):
+        network = TCDepth(config).eval()
+        stream, images = DepthStream(network), torch.rand(1, 3, 3, height, width)
+        K = torch.tensor([[[width * 0.9, 0, width / 2], [0, width * 0.9, height / 2], [0, 0, 1]]])
+        size = f'{name} {height}x{width}'
+        variants[f'{size}, whole window of 3'] = lambda n=network, i=images, k=K: n(i, k)
+        variants[f'{size}, streamed frame'] = lambda s=stream, i=images, k=K: s.push(i[:, 0], k)
+    with torch.inference_mode():
+        return time_in_turns(variants)
+
+
+def node_path() -> dict[str, float]:
+    """What a frame of 640x480 costs on its way through the node."""
+    predictor = DepthPredictor.from_weights(device='cpu')
+    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    K = np.array([[585.0, 0, 320], [0, 585, 240], [0, 0, 1]])
+    stamps = iter(range(10**9, 10**12, 10**8))
+    prediction = predictor.push(Frame(pixels, K, next(stamps), ''))
+    assert prediction is not None
+    depth = prediction.depth
+    return time_in_turns(
+        {
+            'predictor.push, embedded weights': lambda: predictor.push(
+                Frame(pixels, K, next(stamps), '')
+            ),
+            'organised cloud': lambda: organised_cloud(depth, pixels, K),
+            'colour map': lambda: colour_depth(depth, depth_range(depth)),
+        }
+    )
+
+
+if __name__ == '__main__':
+    print(f'{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}')
+    show('network, one answer', networks())
+    show('node path, 640x480', node_path())
