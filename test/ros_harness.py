@@ -213,14 +213,10 @@ class Camera:
 class Health:
     """One /diagnostics message of the node."""
 
+    stamp_ns: int
     level: bytes
     message: str
     values: dict[str, str]
-
-    @classmethod
-    def of(cls, status: DiagnosticStatus) -> Health:
-        """Unpack a status."""
-        return cls(status.level, status.message, {v.key: v.value for v in status.values})
 
     @property
     def is_error(self) -> bool:
@@ -274,8 +270,11 @@ class Client:
         rclpy.try_shutdown(context=self._context)
 
     def _on_health(self, message: DiagnosticArray) -> None:
-        if message.status[0].name == self._name:
-            self.health.append(Health.of(message.status[0]))
+        status = message.status[0]
+        if status.name == self._name:
+            values = {v.key: v.value for v in status.values}
+            stamp = stamp_ns(message.header)
+            self.health.append(Health(stamp, status.level, status.message, values))
 
     # ---- waiting ----
 
@@ -297,9 +296,16 @@ class Client:
 
     def until_healthy(self, fits: Callable[[Health], Any], what: str) -> Health:
         """Wait for a diagnostics message from now on that fits."""
-        self.health.clear()
-        found: Health = self.until(lambda: next(filter(fits, self.health), None), what)
+        found: Health = self.until(self._new_health(fits), what)
         return found
+
+    def _new_health(self, fits: Callable[[Health], Any]) -> Callable[[], Health | None]:
+        now_ns = time.time_ns()  # what was said before may only be heard now
+
+        def find() -> Health | None:
+            return next((h for h in self.health if h.stamp_ns > now_ns and fits(h)), None)
+
+        return find
 
     def settled(self) -> Health:
         """Diagnostics once no frame is under way."""
@@ -383,10 +389,7 @@ class Client:
         self, fits: Callable[[Health], Any], what: str, image: Any, info: CameraInfo | None
     ) -> Health:
         """Show the same at 10 Hz until a diagnostics message from now on fits."""
-        self.health.clear()
-        found: Health = self.show_until(
-            lambda: next(filter(fits, self.health), None), what, image, info
-        )
+        found: Health = self.show_until(self._new_health(fits), what, image, info)
         return found
 
     def ask(self, image: Any, info: CameraInfo | None, stamp: int | None = None) -> dict[str, Any]:

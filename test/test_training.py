@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,7 +44,7 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def log_of(out: Path) -> list[dict[str, float]]:
+def log_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / 'log.jsonl').read_text().splitlines()]
 
 
@@ -114,7 +115,7 @@ def test_a_wrong_focal_length_is_found(tmp_path: Path) -> None:
     more = ['steps=100', 'pose=odometry', 'learning_rate=1e-3', 'network.imagenet=true']
     config = load_config(None, [*SMOKE, *more, 'fit_focal_length=true'])
     training.train([tmp_path / 'bag'], config, tmp_path / 'out')
-    found = log_of(tmp_path / 'out')[-1]['focal_factor']
+    found = log_of(tmp_path / 'out')[-1]['focal_factors']['bag']
     print(f'focal factor {found:.3f}, true {1 / 1.12:.3f}')
     assert found == pytest.approx(1 / 1.12, abs=0.03)
 
@@ -135,8 +136,8 @@ def test_a_loss_that_is_no_number_stops_the_run(
 ) -> None:
     original = training.build_model
 
-    def poisoned(config: TrainingConfig) -> training.TrainingModel:
-        model = original(config)
+    def poisoned(config: TrainingConfig, recordings: int) -> training.TrainingModel:
+        model = original(config, recordings)
         with torch.no_grad():
             model.network.decoder.disparity[0].bias.fill_(math.nan)  # type: ignore[union-attr]
         return model

@@ -8,16 +8,20 @@ One image's way: ``_on_image`` (executor thread) hands it to the worker, whose t
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import ExternalShutdownException
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -35,10 +39,12 @@ from tc_depth_ros.ros.tally import Tally
 from tc_depth_ros.ros.worker import LatestWorker
 
 # Inputs match every publisher, outputs every subscriber (REP 2003 and RViz's defaults)
-INPUT_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-OUTPUT_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+INPUT_RELIABILITY = ReliabilityPolicy.BEST_EFFORT
+OUTPUT_RELIABILITY = ReliabilityPolicy.RELIABLE
+QUEUE_DEPTH = 5
 DIAGNOSTICS_PERIOD_S = 1.0
 LOG_PERIOD_S = 5.0  # of an error that repeats
+ServiceCallback = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,9 @@ class TCDepthNode(LifecycleNode):
         self._colours = DepthRangeFollower()
         self._health = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._report)
+        for service in self.services:
+            if service.srv_type is ChangeState:
+                service.callback = self._refuse_what_fails(service.callback)
 
     @property
     def autostart(self) -> bool:
@@ -87,11 +96,11 @@ class TCDepthNode(LifecycleNode):
             predictor_config = read(self, PredictorConfig)
             weights = Path(config.weights) if config.weights else DEFAULT_WEIGHTS
             predictor = DepthPredictor.from_weights(weights, config.device, predictor_config)
+            predictor.warm_up()
         except ValueError as error:  # WeightsError, and parameters that do not go together
-            self._fault = f'not configured: {error}'
-            self.get_logger().error(self._fault)
-            return TransitionCallbackReturn.FAILURE
-        predictor.warm_up()
+            return self._refuse(str(error))
+        except Exception:  # the device's fault, or ours; rclpy would not even log it
+            return self._refuse(traceback.format_exc())
         self._predictor = predictor
         self._depth = self._output(Image, '~/depth/image')
         self._depth_info = self._output(CameraInfo, '~/depth/camera_info')
@@ -105,22 +114,13 @@ class TCDepthNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker and subscribe."""
         self._worker = LatestWorker(self._process, lambda _: self._tally.dropped('superseded'))
-        overridable = QoSOverridingOptions.with_default_policies()
         compressed = read(self, NodeConfig).image_transport == 'compressed'
-        self._image_input = self.create_subscription(
+        self._image_input = self._input(
             CompressedImage if compressed else Image,
             'image/compressed' if compressed else 'image',
             self._on_image,
-            INPUT_QOS,
-            qos_overriding_options=overridable,
         )
-        self._camera_info_input = self.create_subscription(
-            CameraInfo,
-            'camera_info',
-            self._on_camera_info,
-            INPUT_QOS,
-            qos_overriding_options=overridable,
-        )
+        self._camera_info_input = self._input(CameraInfo, 'camera_info', self._on_camera_info)
         self._fault = ''
         return super().on_activate(state)
 
@@ -149,6 +149,7 @@ class TCDepthNode(LifecycleNode):
         self._camera_info = message
         early, self._early = self._early, None
         if early is not None:
+            self._fault = ''  # it can only have been the missing CameraInfo
             self._submit(early)
 
     def _on_image(self, message: Image | CompressedImage) -> None:
@@ -170,12 +171,14 @@ class TCDepthNode(LifecycleNode):
 
     def _process(self, arrival: Arrival) -> None:
         """Decode, predict, publish; in the worker's thread."""
-        if self._predictor is None or not self._wanted():
-            self._tally.dropped('nobody subscribes')
-            return
         try:
+            if self._predictor is None or not self._wanted():
+                self._tally.dropped('nobody subscribes')
+                return
             frame = frame_from_messages(arrival.image, arrival.camera_info)
             prediction = self._predictor.push(frame)
+            if prediction is not None:
+                self._publish(prediction)
         except FrameRejected as rejection:
             self._tally.dropped(rejection.cause)
             self.get_logger().warning(
@@ -186,14 +189,14 @@ class TCDepthNode(LifecycleNode):
             self._complain(str(error))
         except Exception:  # a fault of ours: say all of it, and live on
             self._tally.dropped('failed')
-            self._complain(f'prediction failed:\n{traceback.format_exc()}')
+            if self.context.ok():  # else it is only that ROS went down while a frame was at work
+                self._complain(f'prediction failed:\n{traceback.format_exc()}')
         else:
             self._fault = ''
             if prediction is None:
                 self._tally.dropped('first of a centred window')
-                return
-            self._publish(prediction)
-            self._tally.published(time.monotonic() - arrival.arrived_s)
+            else:
+                self._tally.published(time.monotonic() - arrival.arrived_s)
 
     def _wanted(self) -> bool:
         outputs = (self._depth, self._depth_info, self._points, self._depth_colour)
@@ -216,13 +219,41 @@ class TCDepthNode(LifecycleNode):
 
     # ---- the rest --------------------------------------------------------------------------
 
+    def _input(self, message_type: type[Any], topic: str, callback: Callable[[Any], None]) -> Any:
+        return self.create_subscription(
+            message_type,
+            topic,
+            callback,
+            # One each: an override of one topic is written into the profile that it is given
+            QoSProfile(depth=QUEUE_DEPTH, reliability=INPUT_RELIABILITY),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
     def _output(self, message_type: type[Any], topic: str) -> Any:
         return self.create_lifecycle_publisher(
             message_type,
             topic,
-            OUTPUT_QOS,
+            QoSProfile(depth=QUEUE_DEPTH, reliability=OUTPUT_RELIABILITY),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
+
+    def _refuse_what_fails(self, change_state: ServiceCallback) -> ServiceCallback:
+        """Answer a transition that cannot be made with no; rclpy alone would end the process."""
+
+        def guarded(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except _rclpy.RCLError as error:
+                self.get_logger().error(f'lifecycle transition refused: {error}')
+                response.success = False
+                return response
+
+        return guarded
+
+    def _refuse(self, reason: str) -> TransitionCallbackReturn:
+        self._fault = f'not configured: {reason}'
+        self.get_logger().error(self._fault)
+        return TransitionCallbackReturn.FAILURE
 
     def _stop(self) -> None:
         if self._worker is None:
@@ -263,6 +294,8 @@ def main() -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        # Ctrl-C comes twice under ros2 launch: from the terminal, and from launch
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         node.on_shutdown(LifecycleState('finalizing', 0))
         node.destroy_node()
         rclpy.try_shutdown()

@@ -22,25 +22,24 @@ from tc_depth_training.losses.objective import (
 
 class FocalFactor(nn.Module):
     """
-    A factor of the focal length that is learned with the depth.
+    A factor of each recording's focal length, learned with the depth.
 
     With poses given, a rotation moves the image by the focal length alone, whatever the depth: a
     CameraInfo that is off by some percent shows, and would otherwise be explained by wrong depth.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, recordings: int) -> None:
         super().__init__()
-        self.log_factor = nn.Parameter(torch.zeros(()))
+        self.log_factor = nn.Parameter(torch.zeros(recordings))
 
-    @property
-    def factor(self) -> float:
-        """Focal length found over the focal length given."""
-        return float(self.log_factor.detach().exp())
+    def factors(self) -> list[float]:
+        """Focal length found over the focal length given, of each recording."""
+        return [round(float(x), 4) for x in self.log_factor.detach().exp()]
 
-    def forward(self, K: Tensor) -> Tensor:
-        """K with its focal lengths scaled, (B, 3, 3)."""
-        scale = torch.ones_like(K[0])
-        scale[0, 0] = scale[1, 1] = self.log_factor.exp()
+    def forward(self, K: Tensor, recording: Tensor) -> Tensor:
+        """K (B, 3, 3) with its focal lengths scaled by the factors of its recordings (B,)."""
+        scale = torch.ones_like(K)
+        scale[:, 0, 0] = scale[:, 1, 1] = self.log_factor[recording].exp()
         return K * scale
 
 
@@ -84,7 +83,9 @@ class TrainingModel(nn.Module):
         ]
         config = self.network.config
         # The network keeps the K that it will be given at run time; only the losses see the other
-        K = batch.K if self.focal_factor is None else self.focal_factor(batch.K)
+        K = batch.K
+        if self.focal_factor is not None:
+            K = self.focal_factor(K, batch.recording)
         return objective(
             output,
             batch.images[:, target_index],

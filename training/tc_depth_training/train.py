@@ -62,7 +62,7 @@ def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
     if config.device != 'auto':
         device = torch.device(config.device)
     dataset = load_windows(bags, config)
-    model = build_model(config).to(device).train()
+    model = build_model(config, len(bags)).to(device).train()
     parts = independent_parts(model)
     optimizer = torch.optim.Adam(parameter_groups(model, config.learning_rate))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
@@ -76,8 +76,6 @@ def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
             alone = bool(torch.rand((), generator=generator) < config.single_frame_share)
             losses: Objective = model(batch, seen, target, alone)
             values = {name: float(value.detach()) for name, value in vars(losses).items()}
-            if model.focal_factor is not None:
-                values['focal_factor'] = model.focal_factor.factor
             _check_finite(values['total'], step)
             optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
@@ -87,7 +85,8 @@ def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
             optimizer.step()
             schedule.step()
             rounded = {name: round(value, 6) for name, value in values.items()}
-            log.write(json.dumps({'step': step, **rounded}) + '\n')
+            log.write(json.dumps({'step': step, **rounded, **found_focal_factors(bags, model)}))
+            log.write('\n')
             progress.set_postfix(loss=f'{values["total"]:.4f}', refresh=False)
             if step % SAVE_EVERY == 0 or step == config.steps:
                 log.flush()
@@ -101,7 +100,7 @@ def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
 def load_windows(bags: Sequence[Path], config: TrainingConfig) -> ConcatDataset[Batch]:
     """Read all bags and print what each of them gives."""
     data, datasets = config.data, []
-    for bag in bags:
+    for number, bag in enumerate(bags):
         recording = read_recording(
             bag,
             (data.height, data.width),
@@ -115,7 +114,7 @@ def load_windows(bags: Sequence[Path], config: TrainingConfig) -> ConcatDataset[
             f'{bag}: {len(recording.stamps_ns)} frames, {len(windows.indices)} windows; left out '
             f'{windows.static} static, {windows.without_pose} without pose'
         )
-        datasets.append(WindowDataset(recording, windows.indices))
+        datasets.append(WindowDataset(recording, windows.indices, number))
     dataset: ConcatDataset[Batch] = ConcatDataset(datasets)
     if len(dataset) < config.batch_size:
         raise BagError(
@@ -125,7 +124,7 @@ def load_windows(bags: Sequence[Path], config: TrainingConfig) -> ConcatDataset[
     return dataset
 
 
-def build_model(config: TrainingConfig) -> TrainingModel:
+def build_model(config: TrainingConfig, recordings: int = 1) -> TrainingModel:
     """Networks at their start, and the objective."""
     network = TCDepth(config.network.structure())
     pose_net = None
@@ -148,7 +147,7 @@ def build_model(config: TrainingConfig) -> TrainingModel:
             loss.cycle_per_image,
             loss.scales,
         ),
-        FocalFactor() if config.fit_focal_length else None,
+        FocalFactor(recordings) if config.fit_focal_length else None,
     )
 
 
@@ -194,7 +193,6 @@ def weights_info(
     bags: Sequence[Path], config: TrainingConfig, model: TrainingModel
 ) -> WeightsInfo:
     """What the weights file will say of itself."""
-    focal_factor = None if model.focal_factor is None else round(model.focal_factor.factor, 4)
     return WeightsInfo(
         network=config.network.structure(),
         input_height=config.data.height,
@@ -209,9 +207,17 @@ def weights_info(
             'seed': config.seed,
             'torch': torch.__version__,
             'machine': platform.machine(),
-            'focal_factor': focal_factor,
+            **found_focal_factors(bags, model),
         },
     )
+
+
+def found_focal_factors(bags: Sequence[Path], model: TrainingModel) -> dict[str, Any]:
+    """Focal length found over the one given, by bag; empty where none was looked for."""
+    if model.focal_factor is None:
+        return {}
+    names = [bag.name for bag in bags]
+    return {'focal_factors': dict(zip(names, model.focal_factor.factors(), strict=True))}
 
 
 def _rate(step: int, config: TrainingConfig) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Generator, Tensor
 
@@ -17,7 +19,8 @@ def flip(batch: Batch) -> Batch:
     if poses is not None:
         mirror = torch.diag(poses.new_tensor([-1.0, 1.0, 1.0, 1.0]))
         poses = mirror @ poses @ mirror
-    return Batch(batch.images.flip(-1), flip_intrinsics(batch.K, batch.images.shape[-1]), poses)
+    K = flip_intrinsics(batch.K, batch.images.shape[-1])
+    return replace(batch, images=batch.images.flip(-1), K=K, world_T_camera=poses)
 
 
 def jitter_colours(images: Tensor, strength: float, generator: Generator) -> Tensor:

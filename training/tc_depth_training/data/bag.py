@@ -123,10 +123,8 @@ class Bag:
         """
         images = [t.name for t in self.topics() if t.is_camera]
         # A camera recorded raw and compressed is one camera
-        images = [name for name in images if name.removesuffix('/compressed') not in images] + [
-            name for name in images if f'{name}/compressed' in images
-        ]
-        chosen = _choose(self.path, 'image', sorted(set(images)), image)
+        twins = [f'{name}/compressed' for name in images]
+        chosen = _choose(self.path, 'image', [n for n in images if n not in twins], image)
         infos = [t.name for t in self.topics() if t.type == CAMERA_INFO]
         beside = f'{chosen.removesuffix("/compressed").rpartition("/")[0]}/camera_info'
         if not camera_info and beside in infos:

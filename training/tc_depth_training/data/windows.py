@@ -85,6 +85,7 @@ class Batch:
     images: Tensor  # (B, F, 3, H, W), RGB in [0, 1]
     K: Tensor  # (B, 3, 3)
     world_T_camera: Tensor | None  # (B, F, 4, 4)
+    recording: Tensor  # (B,), which of the run's recordings each window is of
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on another device."""
@@ -93,15 +94,22 @@ class Batch:
             self.images.to(device),
             self.K.to(device),
             None if poses is None else poses.to(device),
+            self.recording.to(device),
         )
 
 
 class WindowDataset(Dataset[Batch]):
     """Windows of one recording; an item is a batch of one."""
 
-    def __init__(self, recording: Recording, indices: NDArray[np.int64]) -> None:
+    def __init__(self, recording: Recording, indices: NDArray[np.int64], number: int = 0) -> None:
+        """
+        Serve the windows at these indices.
+
+        :param number: of the recording within the run
+        """
         self._recording = recording
         self._indices = indices
+        self._number = torch.tensor([number])
 
     def __len__(self) -> int:
         """Count the windows."""
@@ -120,6 +128,7 @@ class WindowDataset(Dataset[Batch]):
             pixels.permute(0, 3, 1, 2)[None].float() / 255,
             torch.from_numpy(self._recording.K[window[0]])[None],
             None if poses is None else pose_tensor,
+            self._number,
         )
 
 
@@ -130,4 +139,5 @@ def join(batches: Sequence[Batch]) -> Batch:
         torch.cat([b.images for b in batches]),
         torch.cat([b.K for b in batches]),
         torch.cat(poses) if len(poses) == len(batches) else None,
+        torch.cat([b.recording for b in batches]),
     )

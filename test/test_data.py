@@ -1,0 +1,567 @@
+"""From a bag to windows of frames: poses over time, pairing by time, variety, configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import cos, pi, sin
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import shared_bag, tensor_of
+from numpy.typing import NDArray
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from tc_depth_ros.geometry.reprojection import warp
+from tc_depth_ros.geometry.transform import invert_transform
+from tc_depth_training.bag_writer import write_bag
+from tc_depth_training.config import ConfigError, load_config
+from tc_depth_training.data.augmentation import flip, jitter_colours
+from tc_depth_training.data.bag import ODOMETRY, Bag, BagError, CameraTopics
+from tc_depth_training.data.recording import Recording, read_recording
+from tc_depth_training.data.trajectory import Trajectory, rotation_from_quaternion, slerp
+from tc_depth_training.data.windows import Batch, WindowDataset, find_windows, join
+from tc_depth_training.losses.photometric import photometric_error
+from tc_depth_training.step import augmented
+from tc_depth_training.synthetic import SyntheticView
+
+SECOND = 1_000_000_000
+
+
+# Poses over time
+
+
+def about_z(degrees: float) -> NDArray[np.float64]:
+    """Quaternion x, y, z, w of a turn about z."""
+    half = np.deg2rad(degrees) / 2
+    return np.array([0, 0, sin(half), cos(half)])
+
+
+def trajectory(*stamps_s: float) -> Trajectory:
+    """At t s the camera stands at (t, 2 t, 0), turned by 90 t degrees about z."""
+    t = np.array(stamps_s)
+    positions = np.stack([t, 2 * t, 0 * t], axis=1)
+    quaternions = np.array([about_z(90 * s) for s in stamps_s])
+    return Trajectory((t * SECOND).astype(np.int64), positions, quaternions)
+
+
+def test_a_quarter_turn_about_z_takes_x_to_y() -> None:
+    np.testing.assert_allclose(rotation_from_quaternion(about_z(90))[:, 0], [0, 1, 0], atol=1e-12)
+
+
+def test_rotations_agree_with_transforms3d() -> None:
+    quaternions = pytest.importorskip('transforms3d').quaternions
+    for q in np.random.default_rng(0).normal(size=(20, 4)):  # not of unit length
+        expected = quaternions.quat2mat(np.roll(q / np.linalg.norm(q), 1))
+        np.testing.assert_allclose(rotation_from_quaternion(q), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize('sign', [1, -1])
+@pytest.mark.parametrize('fraction', [0.0, 0.25, 0.5, 1.0])
+def test_slerp_turns_evenly_along_the_shorter_arc(sign, fraction) -> None:
+    turned = rotation_from_quaternion(slerp(about_z(10), sign * about_z(70), fraction))
+    expected = rotation_from_quaternion(about_z(10 + 60 * fraction))
+    np.testing.assert_allclose(turned, expected, atol=1e-12)
+
+
+def test_slerp_between_equal_rotations_stays() -> None:
+    np.testing.assert_allclose(slerp(about_z(30), about_z(30), 0.5), about_z(30), atol=1e-12)
+
+
+def test_between_two_poses_the_camera_is_where_it_would_be() -> None:
+    pose = trajectory(0.0, 1.0, 1.2).at(SECOND // 4, max_gap_s=1.0)
+    np.testing.assert_allclose(pose[:3, 3], [0.25, 0.5, 0])
+    np.testing.assert_allclose(pose[:3, 0], [cos(pi / 8), sin(pi / 8), 0], atol=1e-12)
+    np.testing.assert_array_equal(pose[3], [0, 0, 0, 1])
+
+
+@pytest.mark.parametrize('stamp_s', [-0.01, 1.3])
+def test_outside_its_time_a_trajectory_has_no_pose(stamp_s) -> None:
+    assert trajectory(0.0, 1.0, 1.2).at(round(stamp_s * SECOND), max_gap_s=10.0) is None
+
+
+def test_in_a_gap_there_is_no_pose_but_at_its_ends_there_is() -> None:
+    poses = trajectory(0.0, 1.0, 1.2)
+    assert poses.at(SECOND // 2) is None
+    assert poses.at(round(1.1 * SECOND)) is not None
+    for stamp_s in (0.0, 1.0, 1.2):
+        assert poses.at(round(stamp_s * SECOND))[0, 3] == pytest.approx(stamp_s)
+
+
+def test_poses_out_of_order_and_twice_are_sorted_out() -> None:
+    def pose(x: float) -> SimpleNamespace:
+        quaternion = SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
+        return SimpleNamespace(position=SimpleNamespace(x=x, y=0.0, z=0.0), orientation=quaternion)
+
+    poses = Trajectory.from_poses([20, 10, 20], [pose(2.0), pose(1.0), pose(2.0)])
+    assert poses.stamps_ns.tolist() == [10, 20]
+    assert poses.at(15)[0, 3] == pytest.approx(1.5)
+
+
+# Windows by time
+
+
+def recording(
+    stamps_s: NDArray[np.float64],
+    moves: Callable[[float], bool] = lambda t: True,
+    without_pose: tuple[int, ...] | None = None,
+) -> Recording:
+    """A camera that pans over a texture at 20 px/s, 80 px wide, while it moves."""
+    texture = np.random.default_rng(0).normal(size=(60, 400))
+    texture = cv2.normalize(cv2.GaussianBlur(texture, None, 2), None, 0, 255, cv2.NORM_MINMAX)
+    moving = np.array([moves(t) for t in stamps_s])
+    offsets = np.cumsum(20 * np.diff(stamps_s, prepend=0) * moving).round().astype(int)
+    images = np.stack([texture[:, x : x + 80, None].repeat(3, axis=2) for x in offsets])
+    poses = None
+    if without_pose is not None:
+        poses = np.tile(np.eye(4), (len(stamps_s), 1, 1))
+        poses[list(without_pose)] = np.nan
+    K = np.tile(np.eye(3, dtype=np.float32), (len(stamps_s), 1, 1))
+    stamps_ns = (stamps_s * SECOND).round().astype(np.int64)
+    return Recording(images.astype(np.uint8), K, stamps_ns, poses)
+
+
+@pytest.mark.parametrize('step_s', [0.1, 0.3])
+@pytest.mark.parametrize('rate', [10, 30])
+def test_windows_are_a_time_step_apart_whatever_the_rate(rate, step_s) -> None:
+    unsteady = np.random.default_rng(0).uniform(-0.002, 0.002, 3 * rate)
+    stamps_s = np.arange(3 * rate) / rate + unsteady
+    indices = find_windows(recording(stamps_s), [step_s]).indices
+    # Near the end the last frame may stand in for one up to a quarter of a step later
+    whole = indices[: round((3 - 2 * step_s) * rate)]
+    assert np.diff(whole[:, 0]).tolist() == [1] * (len(whole) - 1)
+    np.testing.assert_allclose(np.diff(stamps_s[whole]), step_s, atol=0.01)
+
+
+def test_every_time_step_gives_windows_of_its_own() -> None:
+    frames = recording(np.arange(20) / 10)
+    both, short, long = (find_windows(frames, x).indices for x in ([0.1, 0.3], [0.1], [0.3]))
+    assert both.tolist() == [*short.tolist(), *long.tolist()]
+
+
+def test_the_nearest_frame_is_taken() -> None:
+    frames = recording(np.array([0.0, 0.09, 0.105, 0.19, 0.203]))
+    assert find_windows(frames, [0.1]).indices[0].tolist() == [0, 2, 4]
+
+
+def test_no_window_reaches_across_a_gap() -> None:
+    stamps_s = np.concatenate([np.arange(10), 14.5 + np.arange(10)]) / 10
+    indices = find_windows(recording(stamps_s), [0.1]).indices
+    assert len(indices) == 2 * (10 - 2)
+    np.testing.assert_allclose(np.diff(stamps_s[indices]), 0.1)
+
+
+def test_a_recording_too_short_has_no_windows() -> None:
+    for count in (1, 2):
+        assert find_windows(recording(np.arange(count) / 10), [0.1]).indices.shape == (0, 3)
+
+
+def test_windows_of_a_camera_that_stands_still_are_counted_and_left_out() -> None:
+    # Frames 10 to 19 show what frame 9 shows: a window needs both of its steps to move
+    windows = find_windows(recording(np.arange(20) / 10, lambda t: t < 0.95), [0.1])
+    assert windows.indices[:, 0].tolist() == list(range(8))
+    assert windows.static == 10
+    assert windows.without_pose == 0
+
+
+def test_windows_without_a_pose_are_counted_and_left_out() -> None:
+    windows = find_windows(recording(np.arange(10) / 10, without_pose=(5,)), [0.1])
+    assert windows.indices[:, 0].tolist() == [0, 1, 2, 6, 7]
+    assert windows.without_pose == 3
+    assert windows.static == 0
+
+
+# Batches
+
+
+def room(views: list[SyntheticView], origin: tuple[float, ...] = (0, 0, 0)) -> Recording:
+    """The synthetic room, which may stand far from the map's origin."""
+    poses = np.stack([view.world_T_camera for view in views])
+    poses[:, :3, 3] += origin
+    return Recording(
+        np.stack([view.image for view in views]),
+        np.stack([view.K for view in views]).astype(np.float32),
+        np.array([view.stamp_ns for view in views]),
+        poses,
+    )
+
+
+WINDOW = np.array([[0, 4, 8]])
+
+
+def error_of(batch: Batch, depth: torch.Tensor, target: int, source: int) -> float:
+    """Median photometric error of a frame rebuilt from another with its true depth."""
+    poses = batch.world_T_camera
+    source_T_target = invert_transform(poses[:, source]) @ poses[:, target]
+    warped = warp(batch.images[:, source], depth[:, target], batch.K, source_T_target)
+    return float(photometric_error(warped, batch.images[:, target]).median())
+
+
+@pytest.fixture(scope='module')
+def batch(synthetic_views: list[SyntheticView]) -> Batch:
+    return WindowDataset(room(synthetic_views), WINDOW)[0]
+
+
+@pytest.fixture(scope='module')
+def depth(synthetic_views: list[SyntheticView]) -> torch.Tensor:
+    return torch.stack([tensor_of(synthetic_views[i].depth)[0] for i in WINDOW[0]])[None]
+
+
+@pytest.mark.parametrize(('target', 'source'), [(0, 1), (1, 0), (1, 2), (2, 0)])
+def test_a_window_carries_images_intrinsics_and_poses_that_fit(
+    batch, depth, target, source
+) -> None:
+    assert batch.images.shape == (1, 3, 3, 240, 320)
+    assert error_of(batch, depth, target, source) < 0.005
+
+
+@pytest.mark.parametrize(('target', 'source'), [(0, 1), (1, 0), (1, 2), (2, 0)])
+def test_a_mirrored_window_is_as_true(batch, depth, target, source) -> None:
+    mirrored = flip(batch)
+    assert torch.equal(mirrored.images, batch.images.flip(-1))
+    error = error_of(mirrored, depth.flip(-1), target, source)
+    assert error < 0.005
+    without_K = replace(mirrored, K=batch.K)
+    without_poses = replace(mirrored, world_T_camera=batch.world_T_camera)
+    for half_done in (without_K, without_poses):
+        assert error_of(half_done, depth.flip(-1), target, source) > 2 * error
+
+
+def test_mirroring_twice_gives_the_window_back(batch) -> None:
+    twice = flip(flip(batch))
+    assert torch.equal(twice.images, batch.images)
+    torch.testing.assert_close(twice.K, batch.K)
+    torch.testing.assert_close(twice.world_T_camera, batch.world_T_camera)
+    assert flip(replace(batch, world_T_camera=None)).world_T_camera is None
+
+
+def test_far_from_the_maps_origin_poses_stay_precise(synthetic_views, batch) -> None:
+    far = WindowDataset(room(synthetic_views, (5e5, 4e6, 100)), WINDOW)[0]
+    torch.testing.assert_close(far.world_T_camera, batch.world_T_camera, rtol=0, atol=1e-6)
+
+
+def test_joined_windows_stand_in_order_and_need_all_their_poses(synthetic_views) -> None:
+    dataset = WindowDataset(room(synthetic_views), np.array([[0, 1, 2], [3, 4, 5]]))
+    assert len(dataset) == 2
+    joined = join([dataset[0], dataset[1]])
+    assert torch.equal(joined.images[1], dataset[1].images[0])
+    assert torch.equal(joined.world_T_camera[1], dataset[1].world_T_camera[0])
+    assert joined.K.shape == (2, 3, 3)
+    assert join([dataset[0], replace(dataset[1], world_T_camera=None)]).world_T_camera is None
+
+
+# Colours
+
+
+def jitter(images: torch.Tensor, strength: float = 0.2, seed: int = 0) -> torch.Tensor:
+    return jitter_colours(images, strength, torch.Generator().manual_seed(seed))
+
+
+def test_all_frames_of_a_window_get_the_same_colours_and_windows_get_their_own() -> None:
+    frame = torch.rand(1, 1, 3, 8, 8, generator=torch.manual_seed(0)) * 0.5
+    jittered = jitter(frame.expand(2, 3, 3, 8, 8))
+    torch.testing.assert_close(jittered[:, :1].expand_as(jittered), jittered)
+    assert (jittered[0] - jittered[1]).abs().max() > 0.01
+
+
+def test_colours_stay_between_black_and_white(batch) -> None:
+    jittered = jitter(batch.images.expand(8, -1, -1, -1, -1), strength=0.5)
+    assert jittered.shape == (8, 3, 3, 240, 320)
+    assert jittered.min() >= 0
+    assert jittered.max() <= 1
+
+
+def test_brightness_varies_by_up_to_the_strength_both_ways() -> None:
+    # What is grey all over has no contrast and no saturation to vary
+    factors = jitter(torch.full((400, 1, 3, 1, 1), 0.5)).flatten(1) / 0.5
+    torch.testing.assert_close(factors[:, :1].expand_as(factors), factors)
+    assert 0.8 <= factors.min() < 0.82
+    assert 1.18 < factors.max() <= 1.2
+
+
+def test_contrast_and_saturation_vary_too() -> None:
+    images = torch.full((400, 1, 3, 1, 2), 0.4)
+    images[..., 1] = 0.6
+    dark, light = jitter(images)[:, 0, 0, 0].T
+    contrast = (light - dark) / (light + dark) / 0.2
+    assert 0.79 < contrast.min() < 0.82
+    assert 1.18 < contrast.max() < 1.21
+    # Contrast acts on colours too: 0.8 * 0.8 to 1.2 * 1.2 together
+    red = torch.tensor([0.6, 0.4, 0.4]).view(1, 1, 3, 1, 1).expand(400, 1, 3, 1, 1)
+    r, g, _ = jitter(red)[:, 0, :, 0, 0].T
+    both = (r - g) / (0.299 * r + 0.701 * g) / (0.2 / (0.299 * 0.6 + 0.701 * 0.4))
+    assert 0.63 < both.min() < 0.72
+    assert 1.36 < both.max() < 1.45
+
+
+def test_the_same_seed_gives_the_same_colours_and_no_strength_none(batch) -> None:
+    assert torch.equal(jitter(batch.images, seed=3), jitter(batch.images, seed=3))
+    assert not torch.equal(jitter(batch.images, seed=3), jitter(batch.images, seed=4))
+    torch.testing.assert_close(jitter(batch.images, strength=0.0), batch.images)
+
+
+def test_only_the_network_sees_varied_colours_and_half_of_the_batches_are_mirrored(batch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    small = replace(batch, images=batch.images[..., ::8, ::8])
+    mirrored = 0
+    for _ in range(40):
+        true, seen = augmented(small, 0.2, generator)
+        assert not torch.equal(seen, true.images)
+        flipped = torch.equal(true.images, small.images.flip(-1))
+        assert flipped or torch.equal(true.images, small.images)
+        mirrored += flipped
+    assert 10 < mirrored < 30
+
+
+# Bags
+
+
+def merge(path: Path, *parts: tuple[Path, str]) -> Path:
+    """Write the topics of several bags, those whose name contains a word, into one."""
+    store, connections = get_typestore(Stores.ROS2_JAZZY), {}
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        for bag, word in parts:
+            with AnyReader([bag]) as reader:
+                kept = [c for c in reader.connections if word in c.topic]
+                for c in kept:
+                    connections[c.topic] = connections.get(c.topic) or writer.add_connection(
+                        c.topic, c.msgtype, typestore=store
+                    )
+                for c, stamp, raw in reader.messages(kept):
+                    writer.write(connections[c.topic], stamp, raw)
+    return path
+
+
+@pytest.fixture(scope='module')
+def bags(synthetic_views, tmp_path_factory) -> dict[str, Path]:
+    """The same walk as seen by two cameras, of which 'right' publishes raw images."""
+    folder = tmp_path_factory.mktemp('bags')
+    write_bag(folder / 'left', synthetic_views, camera='/left', image_format='png')
+    write_bag(folder / 'right', synthetic_views, camera='/right', compressed=False)
+    return {name: folder / name for name in ('left', 'right')}
+
+
+LEFT = CameraTopics('/left/color/image_raw/compressed', '/left/color/camera_info')
+RIGHT = CameraTopics('/right/color/image_raw', '/right/color/camera_info')
+
+
+@pytest.mark.parametrize(('name', 'camera'), [('left', LEFT), ('right', RIGHT)])
+def test_the_only_camera_is_found_beside_its_depth(bags, name, camera) -> None:
+    with Bag(bags[name]) as bag:
+        assert bag.find_camera() == camera
+        assert [topic.name for topic in bag.topics() if topic.is_depth] == [
+            f'/{name}/depth/image_rect_raw'
+        ]
+
+
+def test_of_several_cameras_one_must_be_chosen_from_the_list(bags, tmp_path) -> None:
+    with Bag(merge(tmp_path / 'both', (bags['left'], ''), (bags['right'], ''))) as bag:
+        with pytest.raises(BagError) as caught:
+            bag.find_camera()
+        assert all(name in str(caught.value) for name in (LEFT.image, RIGHT.image, '--image'))
+        assert bag.find_camera(LEFT.image) == LEFT  # with the camera_info beside it
+        assert bag.find_camera(RIGHT.image) == RIGHT
+        with pytest.raises(BagError, match=f"no image topic '/front'; there are: .*{LEFT.image}"):
+            bag.find_camera('/front')
+
+
+def test_a_camera_recorded_raw_and_compressed_is_one_camera(
+    bags, synthetic_views, tmp_path
+) -> None:
+    write_bag(tmp_path / 'raw', synthetic_views[:2], camera='/left', compressed=False)
+    both = merge(tmp_path / 'both', (bags['left'], ''), (tmp_path / 'raw', ''))
+    with Bag(both) as bag:
+        assert bag.find_camera() == CameraTopics('/left/color/image_raw', LEFT.camera_info)
+
+
+@pytest.mark.parametrize(
+    ('kept', 'missing'), [('camera_info', 'image'), ('image_raw', 'camera_info')]
+)
+def test_a_bag_without_images_or_intrinsics_says_what_to_record(
+    bags, tmp_path, kept, missing
+) -> None:
+    path = merge(tmp_path / 'bag', (bags['left'], kept))
+    with Bag(path) as bag, pytest.raises(BagError, match=f'no {missing} topic: record'):
+        bag.find_camera()
+
+
+def test_a_missing_bag_is_named(tmp_path) -> None:
+    with pytest.raises(BagError, match=r'nowhere does not exist'):
+        Bag(tmp_path / 'nowhere')
+
+
+@pytest.mark.parametrize('kind', ['empty folder', 'text', 'cut short', 'bad metadata', 'no data'])
+def test_what_is_no_bag_is_refused_by_name(bags, tmp_path, kind) -> None:
+    path = tmp_path / 'broken'
+    if kind == 'text':
+        path.write_text('not a bag')
+    elif kind == 'empty folder':
+        path.mkdir()
+    else:
+        merge(path, (bags['left'], '/odom'))
+        data = path / 'broken.mcap'
+        if kind == 'cut short':
+            data.write_bytes(data.read_bytes()[:2000])
+        elif kind == 'bad metadata':
+            (path / 'metadata.yaml').write_text('{{')
+        else:
+            data.unlink()
+    with pytest.raises(BagError, match='broken is not a bag that can be read'):
+        Bag(path).__enter__()
+
+
+def test_data_damaged_in_the_middle_is_a_bag_error_too(bags, tmp_path) -> None:
+    path = merge(tmp_path / 'damaged', (bags['left'], '/odom'))
+    data = path / 'damaged.mcap'
+    whole = data.read_bytes()
+    middle = len(whole) // 4
+    data.write_bytes(whole[:middle] + b'\xff' * 500 + whole[middle + 500 :])
+    with pytest.raises(BagError, match='damaged'), Bag(path) as bag:
+        bag.trajectory('/odom', 'left_color_optical_frame')
+
+
+def test_the_recorded_poses_come_back(bags, synthetic_views) -> None:
+    with Bag(bags['left']) as bag:
+        poses = bag.trajectory(bag.find('odom', ODOMETRY), 'left_color_optical_frame')
+    for view in synthetic_views:
+        np.testing.assert_allclose(poses.at(view.stamp_ns), view.world_T_camera, atol=1e-9)
+
+
+def test_odometry_of_another_frame_is_refused_with_the_remedy(bags) -> None:
+    with Bag(bags['left']) as bag, pytest.raises(BagError) as caught:
+        bag.trajectory('/odom', 'base_link')
+    message = str(caught.value)
+    assert "'left_color_optical_frame'" in message
+    assert "'base_link'" in message
+    assert 'pose: learned' in message
+
+
+def test_a_recording_is_read_at_training_size_with_its_intrinsics_and_poses(
+    bags, synthetic_views
+) -> None:
+    recording = read_recording(bags['left'], (120, 192), odometry=True)
+    assert recording.images.shape == (9, 120, 192, 3)
+    assert recording.stamps_ns.tolist() == [view.stamp_ns for view in synthetic_views]
+    first = synthetic_views[0]
+    fx, cx, fy, cy = first.K[0, 0], first.K[0, 2], first.K[1, 1], first.K[1, 2]
+    expected = [
+        [0.6 * fx, 0, 0.6 * (cx + 0.5) - 0.5],
+        [0, fy / 2, (cy + 0.5) / 2 - 0.5],
+        [0, 0, 1],
+    ]
+    np.testing.assert_allclose(recording.K[0], expected, rtol=1e-6)
+    poses = [view.world_T_camera for view in synthetic_views]
+    np.testing.assert_allclose(recording.world_T_camera, poses, atol=1e-9)
+
+
+def test_frames_out_of_order_and_twice_are_sorted_out(synthetic_views, tmp_path) -> None:
+    shuffled = [synthetic_views[i] for i in (2, 0, 1, 2)]
+    write_bag(tmp_path / 'bag', shuffled, image_format='png')
+    recording = read_recording(tmp_path / 'bag', (240, 320), odometry=False)
+    assert recording.stamps_ns.tolist() == [view.stamp_ns for view in synthetic_views[:3]]
+    np.testing.assert_array_equal(recording.images, [view.image for view in synthetic_views[:3]])
+    assert recording.world_T_camera is None
+
+
+@pytest.fixture
+def with_odometry_of(bags, tmp_path) -> Callable[[list[SyntheticView]], Path]:
+    """Make a bag of the left camera's images with the odometry of other views."""
+
+    def make(views: list[SyntheticView]) -> Path:
+        write_bag(tmp_path / 'odometry', views, camera='/left')
+        return merge(tmp_path / 'bag', (bags['left'], '/left'), (tmp_path / 'odometry', '/odom'))
+
+    return make
+
+
+def test_frames_beyond_the_odometry_have_no_pose(with_odometry_of, synthetic_views) -> None:
+    path = with_odometry_of(synthetic_views[:5])
+    poses = read_recording(path, (48, 64), odometry=True).world_T_camera
+    assert np.isnan(poses).all(axis=(1, 2)).tolist() == 5 * [False] + 4 * [True]
+
+
+def test_odometry_of_another_time_is_refused(with_odometry_of, synthetic_views) -> None:
+    later = [replace(v, stamp_ns=v.stamp_ns + 10 * SECOND) for v in synthetic_views]
+    with pytest.raises(BagError, match='does not overlap its images in time'):
+        read_recording(with_odometry_of(later), (48, 64), odometry=True)
+
+
+@pytest.mark.parametrize(
+    ('name', 'size', 'fx'), [('kitti_drive', (370, 1226), 707), ('kitti_lidar', (375, 1242), 722)]
+)
+def test_a_real_recording_gives_its_first_frame(name, size, fx) -> None:
+    with Bag(shared_bag(name)) as bag:
+        frame = next(bag.frames(bag.find_camera()))
+    assert frame.size == size
+    assert frame.K[0, 0] == pytest.approx(fx, abs=1)
+    assert frame.image.std() > 20
+
+
+# Configuration
+
+
+def test_without_a_file_the_defaults_hold_and_numbers_may_be_written_as_people_do() -> None:
+    config = load_config(
+        None, ['learning_rate=1e-4', 'data.time_steps_s=[0.2]', 'network.name=paper']
+    )
+    assert config.learning_rate == 1e-4
+    assert config.data.time_steps_s == (0.2,)
+    assert config.network.name == 'paper'
+    assert config.data.height == load_config(None).data.height
+
+
+def test_an_override_wins_over_the_file(tmp_path) -> None:
+    path = tmp_path / 'run.yaml'
+    path.write_text('steps: 7\ndata: {height: 64, width: 96}\n')
+    config = load_config(path, ['data.height=32'])
+    assert (config.steps, config.data.height, config.data.width) == (7, 32, 96)
+
+
+def test_all_mistakes_of_a_file_are_listed_at_once(tmp_path) -> None:
+    path = tmp_path / 'run.yaml'
+    path.write_text('data: {hieght: 64, width: 33}\nstep: 7\npose: magic\nbatch_size: 0\n')
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert str(path) in message
+    for mistake in ('data.hieght', 'data.width', 'step:', 'pose', 'batch_size', '5 mistakes'):
+        assert mistake in message
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('steps', "expected 'key=value'"),
+        ('steps=many', 'steps: .*integer'),
+        ('data.hieght=64', r'data\.hieght'),
+        ('pose.kind=learned', "'pose' is a value, not a section"),
+        ('steps=[1', 'steps'),
+        ('data.time_steps_s=[0.0]', r'data\.time_steps_s'),
+        ('data.time_steps_s=[-0.1]', r'data\.time_steps_s'),
+    ],
+)
+def test_a_wrong_override_is_answered_by_its_name(tmp_path, override, message) -> None:
+    path = tmp_path / 'run.yaml'
+    path.write_text('pose: learned\n')
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, [override])
+
+
+@pytest.mark.parametrize('text', ['data: [1', '- 1', 'just words'])
+@pytest.mark.parametrize('overrides', [[], ['steps=3']])
+def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path, text, overrides) -> None:
+    path = tmp_path / 'run.yaml'
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r'run\.yaml'):
+        load_config(path, overrides)
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r'none\.yaml does not exist'):
+        load_config(tmp_path / 'none.yaml')
