@@ -61,8 +61,9 @@ def project(points: Tensor, K: Tensor) -> Tensor:
     :param K: intrinsics in pixels of the image looked up, (B, 3, 3)
     :return: (u, v) in pixels, (B, 2, H, W)
     """
-    homogeneous = (K @ points.flatten(2)).view_as(points)
-    return homogeneous[:, :2] / homogeneous[:, 2:].clamp(min=MIN_PROJECTED_Z)
+    on_plane = points[:, :2] / points[:, 2:].clamp(min=MIN_PROJECTED_Z)  # z = 1
+    pixels = K[:, :2, :2] @ on_plane.flatten(2) + K[:, :2, 2:]
+    return pixels.view_as(on_plane)
 
 
 def in_view(pixels: Tensor, z: Tensor, height: int, width: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from tc_depth_ros.network.config import CONFIGURATIONS, TCDepthConfig
 
@@ -25,7 +26,10 @@ class DataConfig(_Section):
 
     height: Annotated[int, Field(ge=32, multiple_of=8)] = 192  # pixels, of the network
     width: Annotated[int, Field(ge=32, multiple_of=8)] = 256
-    time_steps_s: Annotated[tuple[float, ...], Field(min_length=1)] = (0.1, 0.17)
+    time_steps_s: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        0.1,
+        0.17,
+    )
     image_topic: str = ''  # empty: the only one there is
     camera_info_topic: str = ''
     odometry_topic: str = ''
@@ -99,17 +103,18 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainingCon
     :param overrides: ``a.b=value`` each, read as YAML
     :raises ConfigError: unknown keys and wrong values, all at once
     """
-    yaml = YAML(typ='safe')
     values: dict[str, Any] = {}
     if path is not None:
         if not path.exists():
             raise ConfigError(f'configuration {path} does not exist')
-        values = yaml.load(path.read_text()) or {}
+        values = _parse(path.read_text(), str(path)) or {}
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} holds no 'key: value' lines but {values!r}")
     for override in overrides:
         key, equals, text = override.partition('=')
         if not equals:
             raise ConfigError(f"--set {override}: expected 'key=value', as in steps=500")
-        _assign(values, key.split('.'), yaml.load(text))
+        _assign(values, key.split('.'), _parse(text, f'--set {override}'))
     try:
         return TrainingConfig.model_validate(values)
     except ValidationError as error:
@@ -120,6 +125,13 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainingCon
         raise ConfigError(
             f'{path or "configuration"} has {len(problems)} mistakes:\n  ' + '\n  '.join(problems)
         ) from error
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return YAML(typ='safe').load(text)
+    except YAMLError as error:
+        raise ConfigError(f'{origin} is not YAML: {error}') from error
 
 
 def _assign(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:

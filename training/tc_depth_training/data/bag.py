@@ -179,8 +179,11 @@ class Bag:
 
     def _messages(self, topic: str) -> Iterator[Any]:
         connections = [c for c in self._reader.connections if c.topic == topic]
-        for connection, _, raw in self._reader.messages(connections):
-            yield self._reader.deserialize(raw, connection.msgtype)
+        try:
+            for connection, _, raw in self._reader.messages(connections):
+                yield self._reader.deserialize(raw, connection.msgtype)
+        except Exception as error:  # as above: whatever the storage and its compression raise
+            raise BagError(f'{self.path} is damaged within {topic}: {error}') from error
 
     def _image_detail(self, connection: Connection) -> str:
         if connection.msgtype not in (IMAGE, COMPRESSED_IMAGE):
