@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,9 +38,10 @@ class Message(NamedTuple):
     cdr: bytes
 
 
-def read_messages(path: Path, topics: Sequence[str] = ()) -> Iterator[Message]:
+@contextmanager
+def open_bag(path: Path, topics: Sequence[str] = ()) -> Iterator[tuple[Any, list[Any]]]:
     """
-    Read a ROS 2 bag in the order recorded.
+    Open a ROS 2 bag; gives the reader and its connections.
 
     :param topics: only these; empty is all
     :raises ValueError: not a bag, a ROS 1 bag, or a topic that it does not have
@@ -48,9 +50,10 @@ def read_messages(path: Path, topics: Sequence[str] = ()) -> Iterator[Message]:
 
     try:
         reader = AnyReader([path])
+        reader.open()
     except (AnyReaderError, OSError) as error:
         raise ValueError(f'{path} is not a bag that can be read: {error}') from error
-    with reader:
+    with closing(reader):
         if not reader.is2:
             raise ValueError(f'{path} is a ROS 1 bag: convert it with rosbags-convert')
         missing = set(topics) - set(reader.topics)
@@ -59,8 +62,13 @@ def read_messages(path: Path, topics: Sequence[str] = ()) -> Iterator[Message]:
                 f'{path} has no {", ".join(sorted(missing))}; there are: '
                 f'{", ".join(sorted(reader.topics))}'
             )
-        chosen = [c for c in reader.connections if not topics or c.topic in topics]
-        for connection, time_ns, cdr in reader.messages(chosen):
+        yield reader, [c for c in reader.connections if not topics or c.topic in topics]
+
+
+def read_messages(path: Path, topics: Sequence[str] = ()) -> Iterator[Message]:
+    """Read a bag in the order recorded; parameters and errors as for :func:`open_bag`."""
+    with open_bag(path, topics) as (reader, connections):
+        for connection, time_ns, cdr in reader.messages(connections):
             yield Message(time_ns, connection.topic, connection.msgtype, bytes(cdr))
 
 
@@ -139,6 +147,13 @@ def _message_type(type_name: str) -> Any | None:
         return None
 
 
+def _topic_and_count(text: str) -> tuple[str, int]:
+    topic, _, count = text.rpartition('=')
+    if not topic or not count.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form TOPIC=COUNT")
+    return topic, int(count)
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='tc_depth_bag_player', description=__doc__)
     parser.add_argument('bag', type=Path)
@@ -150,6 +165,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         '--wait-for',
         nargs='*',
         default=[],
+        type=_topic_and_count,
         metavar='TOPIC=COUNT',
         help='start once each topic has so many subscribers',
     )
@@ -161,10 +177,6 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _pairs(texts: Sequence[str]) -> list[tuple[str, str, str]]:
-    return [text.rpartition('=') for text in texts]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Play a bag; exit status 1 if it cannot be read or nobody listens."""
     argv = list(sys.argv if argv is None else argv)
@@ -172,13 +184,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.ALL)
     player = BagPlayer(arguments.clock)
     try:
-        for message_topic, message_type in _topics(arguments.bag, arguments.topics):
-            player.advertise(message_topic, message_type)
-        wanted = {topic: int(count) for topic, _, count in _pairs(arguments.wait_for)}
-        if not player.wait_for_subscribers(wanted, arguments.timeout):
-            raise ValueError(
-                f'too few subscribers: {" ".join(arguments.wait_for)} not met in time'
-            )
+        with open_bag(arguments.bag, arguments.topics) as (_, connections):
+            for connection in connections:
+                player.advertise(connection.topic, connection.msgtype)
+        if not player.wait_for_subscribers(dict(arguments.wait_for), arguments.timeout):
+            wanted = ' '.join(f'{topic}={count}' for topic, count in arguments.wait_for)
+            raise ValueError(f'too few subscribers: {wanted} not met in time')
         time.sleep(arguments.delay)
         while rclpy.ok():
             count = player.play(read_messages(arguments.bag, arguments.topics), arguments.rate)
@@ -195,17 +206,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         player.destroy_node()
         rclpy.try_shutdown()
     return 0
-
-
-def _topics(path: Path, wanted: Sequence[str]) -> list[tuple[str, str]]:
-    """Topics and types to advertise, without reading the messages."""
-    from rosbags.highlevel import AnyReader
-
-    next(read_messages(path, wanted), None)  # checks the path and the topics
-    with AnyReader([path]) as reader:
-        return [
-            (c.topic, c.msgtype) for c in reader.connections if not wanted or c.topic in wanted
-        ]
 
 
 if __name__ == '__main__':

@@ -17,13 +17,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tc_depth_ros.network.checkpoint import read_weights_info
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.data.bag import Bag, CameraTopics
 from tc_depth_training.synthetic import iterate_recording
 
 RATE_HZ = 10.0  # of the images, whatever rate they were recorded at
-START_S, IDLE_S, STOP_S = 120.0, 4.0, 20.0
-PROFILE = Path('config') / 'fastdds_shm.xml'
+START_S, IDLE_S, STOP_S = 90.0, 4.0, 20.0
+PROFILE = Path(__file__).parents[2] / 'config' / 'fastdds_shm.xml'  # of the source tree
 
 
 class DemoError(RuntimeError):
@@ -36,8 +37,11 @@ def run_demo(bag: Path | None, out: Path, rate_hz: float = RATE_HZ, weights: str
 
     :param rate_hz: images a second
     :raises BagError: the bag has no camera
+    :raises WeightsError: the weights cannot be used
     :raises DemoError: a process failed, or no depth came
     """
+    if weights:
+        read_weights_info(Path(weights))  # rather than wait for a node that cannot start
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         if bag is None:
@@ -109,7 +113,7 @@ def _environment() -> dict[str, str]:
     environment.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
     environment.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     if PROFILE.exists():
-        profile = str(PROFILE.resolve())
+        profile = str(PROFILE)
         environment.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', profile)
         environment.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', profile)
     return environment
