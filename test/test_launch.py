@@ -65,8 +65,7 @@ def test_every_argument_is_declared_with_a_description() -> None:
     assert set(arguments) == {
         *('namespace', 'name', 'params_file', 'log_level', 'use_sim_time', 'autostart'),
         *('bag', 'bag_rate', 'rviz', 'rviz_frame', 'image_transport', 'weights', 'device'),
-        *('image', 'camera_info', 'odom', 'depth_image', 'depth_camera_info', 'depth_color'),
-        *('points', 'confidence', 'odometry'),
+        *('image', 'camera_info', 'depth_image', 'depth_camera_info', 'depth_color', 'points'),
     }
     assert all(a.description and a.default_value is not None for a in arguments.values())
 
