@@ -52,6 +52,10 @@ def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
         assert torch.equal(loaded.pose_net.state_dict()[key], value), key
 
 
+def test_everybody_may_read_a_weights_file(path: Path) -> None:
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match='nowhere.safetensors do not exist'):
         load_weights(tmp_path / 'nowhere.safetensors')

@@ -70,6 +70,7 @@ def save_weights(
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         save_file(tensors, temporary, metadata={'format': FORMAT, 'info': info.to_json()})
+        temporary.chmod(0o644)  # safetensors lets only its owner read it
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
