@@ -12,9 +12,9 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile
 
-demo: $(STAMP)  ## play a bag through the node into demo_out/ (BAG=path RATE=hz)
-	$(BIN)/tc-depth demo $(BAG) \
-		$(if $(RATE),--rate $(RATE)) --out demo_out
+demo: $(STAMP)  ## play a bag through the node into demo_out/ (BAG=path RATE=hz IMAGE=topic)
+	$(BIN)/tc-depth demo $(BAG) --out demo_out \
+		$(if $(RATE),--rate $(RATE)) $(if $(IMAGE),--image $(IMAGE))
 
 test: check  ## check, then all tests
 	$(BIN)/python -m pytest -q

@@ -347,6 +347,10 @@ class Client:
                 OUTPUTS[output], f'/{self._name}/{output}', self.heard[output].append, 50
             )
 
+    def met(self) -> bool:
+        """Whether every output listened to has its publisher."""
+        return all(heard.get_publisher_count() for heard in self._listening.values())
+
     def forget(self) -> None:
         """Forget the outputs heard so far."""
         for messages in self.heard.values():

@@ -43,9 +43,11 @@ def test_the_kitchen_at_10_hz(world: Path) -> None:
     client = Client()
     try:
         client.listen(*OUTPUTS)
-        with running(node, world / 'node.txt'), running(player, world / 'player.txt') as playing:
-            client.until(lambda: not playing.alive, 'the bag ends', timeout_s=90)
-            assert playing.wait() == 0, playing.output
+        with running(node, world / 'node.txt'):
+            client.until(client.met, 'the outputs are there')
+            with running(player, world / 'player.txt') as playing:
+                client.until(lambda: not playing.alive, 'the bag ends', timeout_s=90)
+                assert playing.wait() == 0, playing.output
             health = client.settled()
         accepted = health.count('frames received') - sum(health.dropped.values())
         depths = client.heard['depth/image']

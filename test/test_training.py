@@ -12,6 +12,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 from test_network import TINY, lively
 
 from tc_depth_ros.network.checkpoint import WeightsInfo, load_weights, save_weights
@@ -207,6 +210,31 @@ def test_predict_writes_depth_and_pictures_of_a_bag(
     assert len(depths) == 16 == len(list((out / 'color').glob('*.png')))
     assert np.load(depths[0]).shape == (120, 160)
     assert cv2.imread(str(out / 'contact_sheet.png')) is not None
+
+
+def test_a_bag_with_two_cameras_asks_which_and_takes_the_answer(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag, out = tmp_path / 'stereo', tmp_path / 'out'
+    with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        for side in ('left', 'right'):
+            write_bag(tmp_path / side, render_recording(3, 48, 64), camera=f'/{side}', depth=False)
+            with AnyReader([tmp_path / side]) as reader:
+                store = get_typestore(Stores.ROS2_JAZZY)
+                added = {
+                    c.id: writer.add_connection(c.topic, c.msgtype, typestore=store)
+                    for c in reader.connections
+                    if side in c.topic
+                }
+                for connection, stamp, raw in reader.messages():
+                    if connection.id in added:
+                        writer.write(added[connection.id], stamp, raw)
+    command = ['predict', str(bag), '--weights', str(weights), '--out', str(out)]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert '/left/color/image_raw/compressed' in said and 'choose one with --image' in said
+    assert main([*command, '--image', '/right/color/image_raw/compressed']) == 0
+    assert len(list((out / 'depth').glob('*.npy'))) == 3
 
 
 def test_predict_takes_folders_and_videos_with_intrinsics(

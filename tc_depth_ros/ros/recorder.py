@@ -35,6 +35,7 @@ from tc_depth_ros.pictures import (
 )
 
 SHEET_ROWS = 6
+WAITING = 50  # images that wait for their depth
 QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -53,35 +54,56 @@ class Summary:
 
 
 class Recorder(Node):
-    """Subscribes what the node takes and what it gives."""
+    """Subscribes what the node takes and what it gives; keeps few of the messages."""
 
     def __init__(self, compressed: bool) -> None:
         super().__init__('tc_depth_recorder')
         self.last_arrival_s: float | None = None
-        self._images: dict[int, Image | CompressedImage] = {}
+        self._compressed = compressed
+        self._waiting: dict[int, Image | CompressedImage] = {}  # the latest, by stamp
         self._image_arrivals: dict[int, float] = {}
-        self._depths: dict[int, Image] = {}
         self._depth_arrivals: dict[int, float] = {}
+        self._pairs: list[tuple[Image | CompressedImage, Image]] = []
+        self._stride = 1  # every so manyth pair is kept
         self._clouds = 0
         self._cloud: PointCloud2 | None = None
         self._diagnostics: dict[str, str] = {}
-        image_type, image = (
-            (CompressedImage, 'image/compressed') if compressed else (Image, 'image')
-        )
-        self.create_subscription(image_type, image, self._on_image, QOS)
-        self.create_subscription(Image, 'depth', self._on_depth, QOS)
-        self.create_subscription(PointCloud2, 'points', self._on_cloud, QOS)
+        self._outputs = [
+            self.create_subscription(Image, 'depth', self._on_depth, QOS),
+            self.create_subscription(PointCloud2, 'points', self._on_cloud, QOS),
+        ]
         self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, QOS)
+
+    @property
+    def meets_the_node(self) -> bool:
+        """Whether the node's outputs will be heard."""
+        return all(output.get_publisher_count() for output in self._outputs)
+
+    def watch_images(self) -> None:
+        """Subscribe to the images too: the sign for the player that it may begin."""
+        kind, topic = (
+            (CompressedImage, 'image/compressed') if self._compressed else (Image, 'image')
+        )
+        self.create_subscription(kind, topic, self._on_image, QOS)
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         stamp = stamp_ns(message.header)
-        self._images[stamp] = message
         self._image_arrivals[stamp] = self.last_arrival_s = time.monotonic()
+        self._waiting[stamp] = message
+        if len(self._waiting) > WAITING:
+            del self._waiting[next(iter(self._waiting))]
 
     def _on_depth(self, message: Image) -> None:
         stamp = stamp_ns(message.header)
-        self._depths[stamp] = message
+        number = len(self._depth_arrivals)
         self._depth_arrivals[stamp] = self.last_arrival_s = time.monotonic()
+        image = self._waiting.pop(stamp, None)
+        if image is None or number % self._stride:
+            return
+        self._pairs.append((image, message))
+        # However long the recording, a few pairs from all over it
+        if len(self._pairs) == 4 * SHEET_ROWS:
+            self._pairs, self._stride = self._pairs[::2], 2 * self._stride
 
     def _on_cloud(self, message: PointCloud2) -> None:
         self._clouds += 1
@@ -93,17 +115,18 @@ class Recorder(Node):
 
     def summary(self) -> Summary:
         """Count what came, and how fast."""
-        matched = [stamp for stamp in self._depths if stamp in self._images]
         latencies = [
-            1e3 * (self._depth_arrivals[stamp] - self._image_arrivals[stamp]) for stamp in matched
+            1e3 * (arrival - self._image_arrivals[stamp])
+            for stamp, arrival in self._depth_arrivals.items()
+            if stamp in self._image_arrivals
         ]
         times = sorted(self._depth_arrivals.values())
         elapsed = times[-1] - times[0] if len(times) > 1 else 0.0
         return Summary(
-            len(self._images),
-            len(self._depths),
+            len(self._image_arrivals),
+            len(self._depth_arrivals),
             self._clouds,
-            len(self._depths) - len(matched),
+            len(self._depth_arrivals) - len(latencies),
             (len(times) - 1) / elapsed if elapsed else 0.0,
             float(np.median(latencies)) if latencies else 0.0,
             max(latencies, default=0.0),
@@ -113,10 +136,10 @@ class Recorder(Node):
     def write(self, out: Path) -> None:
         """Write the pictures, the cloud and the summary into a folder."""
         out.mkdir(parents=True, exist_ok=True)
-        matched = sorted(stamp for stamp in self._depths if stamp in self._images)
-        if matched:
-            picked = np.linspace(0, len(matched) - 1, min(SHEET_ROWS, len(matched))).round()
-            rows = [self._row(matched[int(index)]) for index in picked]
+        if self._pairs:
+            count = len(self._pairs)
+            picked = np.linspace(0, count - 1, min(SHEET_ROWS, count)).round().astype(int)
+            rows = [_row(*self._pairs[index]) for index in picked]
             write_picture(out / 'contact_sheet.png', contact_sheet(rows, ('image', 'depth')))
         if self._cloud is not None:
             cloud = _cloud_array(self._cloud)
@@ -124,9 +147,10 @@ class Recorder(Node):
             write_picture(out / 'cloud.png', view_cloud(cloud))
         (out / 'summary.json').write_text(json.dumps(asdict(self.summary()), indent=2) + '\n')
 
-    def _row(self, stamp: int) -> list[NDArray[np.uint8]]:
-        depth = decode_depth(self._depths[stamp])
-        return [decode_image(self._images[stamp]), colour_depth(depth, depth_range(depth))]
+
+def _row(image: Image | CompressedImage, depth: Image) -> list[NDArray[np.uint8]]:
+    values = decode_depth(depth)
+    return [decode_image(image), colour_depth(values, depth_range(values))]
 
 
 def _cloud_array(message: PointCloud2) -> NDArray[np.float32]:
@@ -145,6 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rclpy.init(args=argv)
     recorder = Recorder(arguments.compressed)
     try:
+        while rclpy.ok() and not recorder.meets_the_node:
+            rclpy.spin_once(recorder, timeout_sec=0.2)
+        recorder.watch_images()
         while rclpy.ok():
             rclpy.spin_once(recorder, timeout_sec=0.2)
             last = recorder.last_arrival_s

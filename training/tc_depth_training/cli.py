@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     from tc_depth_training.train import train
 
-    config = load_config(arguments.config, arguments.set)
+    config = load_config(arguments.config, [*arguments.set, *_topic_overrides(arguments)])
     run = train(arguments.bags, config, arguments.out)
     print(f'wrote {run.weights}')
     return 0
@@ -61,7 +61,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     if not arguments.source:
         raise ConfigError('give a BAG, VIDEO or folder of images, or --images')
     count = predict_sequence(
-        arguments.source, arguments.weights, arguments.out, arguments.intrinsics
+        arguments.source,
+        arguments.weights,
+        arguments.out,
+        arguments.intrinsics,
+        arguments.image,
+        arguments.camera_info,
     )
     print(f'wrote the depth of {count} frames to {arguments.out}')
     return 0
@@ -70,8 +75,30 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from tc_depth_training.demo import run_demo
 
-    run_demo(arguments.bag, arguments.out, arguments.rate, arguments.weights)
+    run_demo(
+        arguments.bag,
+        arguments.out,
+        arguments.rate,
+        arguments.weights,
+        arguments.image,
+        arguments.camera_info,
+    )
     return 0
+
+
+def _topic_overrides(arguments: argparse.Namespace) -> list[str]:
+    """Topics given on the command line, as settings of the configuration."""
+    given = {
+        'image_topic': arguments.image,
+        'camera_info_topic': arguments.camera_info,
+        'odometry_topic': arguments.odom,
+    }
+    return [f'data.{key}={topic}' for key, topic in given.items() if topic]
+
+
+def _add_topics(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--image', default='', metavar='TOPIC', help='default: the only one')
+    parser.add_argument('--camera-info', default='', metavar='TOPIC', help='default: beside it')
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,12 +112,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument('--config', type=Path, help='YAML; see config/training.yaml')
     train.add_argument('--set', action='append', default=[], metavar='A.B=C', help='override')
     train.add_argument('--out', type=Path, default=Path('runs/latest'), help='folder to write')
+    _add_topics(train)
+    train.add_argument('--odom', default='', metavar='TOPIC', help='default: the only one')
     train.set_defaults(run=_train)
 
     inspect = commands.add_parser('inspect', help='what a bag holds, and if one can train on it')
     inspect.add_argument('bag', type=Path, metavar='BAG')
-    inspect.add_argument('--image', default='', metavar='TOPIC')
-    inspect.add_argument('--camera-info', default='', metavar='TOPIC')
+    _add_topics(inspect)
     inspect.set_defaults(run=_inspect)
 
     predict = commands.add_parser('predict', help='depth of a bag, a video or images, as files')
@@ -101,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument('--weights', type=Path, help='default: the embedded model')
     predict.add_argument('--out', type=Path, required=True, help='folder to write')
+    _add_topics(predict)
     predict.set_defaults(run=_predict)
 
     demo = commands.add_parser('demo', help='play a bag into the node and look at what comes out')
@@ -108,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument('--out', type=Path, default=Path('demo_out'), help='folder to write')
     demo.add_argument('--rate', type=float, default=10.0, help='images a second')
     demo.add_argument('--weights', default='', help='default: the embedded model')
+    _add_topics(demo)
     demo.set_defaults(run=_demo)
     return parser
 

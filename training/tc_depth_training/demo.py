@@ -22,6 +22,7 @@ from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.data.bag import Bag, CameraTopics
 from tc_depth_training.synthetic import iterate_recording
 
+SUMMARY = 'summary.json'  # as the recorder names it
 RATE_HZ = 10.0  # of the images, whatever rate they were recorded at
 START_S, IDLE_S, STOP_S = 90.0, 4.0, 20.0
 PROFILE = Path(__file__).parents[2] / 'config' / 'fastdds_shm.xml'  # of the source tree
@@ -31,11 +32,19 @@ class DemoError(RuntimeError):
     """A process of the demo failed; its output says why."""
 
 
-def run_demo(bag: Path | None, out: Path, rate_hz: float = RATE_HZ, weights: str = '') -> None:
+def run_demo(
+    bag: Path | None,
+    out: Path,
+    rate_hz: float = RATE_HZ,
+    weights: str = '',
+    image_topic: str = '',
+    camera_info_topic: str = '',
+) -> None:
     """
     Play a bag (None: a synthetic one, rendered now) into the node; write pictures of the result.
 
     :param rate_hz: images a second
+    :param image_topic: empty is the only one, and so for its CameraInfo
     :raises BagError: the bag has no camera
     :raises WeightsError: the weights cannot be used
     :raises DemoError: a process failed, or no depth came
@@ -43,15 +52,17 @@ def run_demo(bag: Path | None, out: Path, rate_hz: float = RATE_HZ, weights: str
     if weights:
         read_weights_info(Path(weights))  # rather than wait for a node that cannot start
     out.mkdir(parents=True, exist_ok=True)
+    (out / SUMMARY).unlink(missing_ok=True)  # an earlier run's must not pass for this one's
     with tempfile.TemporaryDirectory() as scratch:
         if bag is None:
             bag = Path(scratch) / 'synthetic'
             print('rendering a synthetic recording …', flush=True)
             write_bag(bag, iterate_recording())
         with Bag(bag) as opened:
-            camera = opened.find_camera()
+            camera = opened.find_camera(image_topic, camera_info_topic)
             count = next(t.count for t in opened.topics() if t.name == camera.image)
-            recorded_hz = (count - 1) / opened.duration_s if opened.duration_s else rate_hz
+            timed = count > 1 and opened.duration_s > 0
+            recorded_hz = (count - 1) / opened.duration_s if timed else rate_hz
         print(f'playing {count} images of {bag.name} at {rate_hz:g} Hz', flush=True)
         _run_processes(bag, camera, out, rate_hz / recorded_hz, weights)
     print(_report(out, count))
@@ -71,7 +82,7 @@ def _run_processes(bag: Path, camera: CameraTopics, out: Path, rate: float, weig
     recorder += ['--ros-args', *remaps, *outputs]
     topics = [camera.image, camera.camera_info]
     player = ['bag_player', str(bag), '--rate', str(rate), '--topics', *topics]
-    # Node and recorder take the images, the node alone the CameraInfo; then their outputs meet
+    # Node and recorder take the images, the node alone the CameraInfo
     player += ['--wait-for', f'{camera.image}=2', f'{camera.camera_info}=1']
     player += ['--timeout', str(START_S), '--delay', '1.0']
     with ExitStack() as stack:
@@ -120,13 +131,13 @@ def _environment() -> dict[str, str]:
 
 
 def _report(out: Path, played: int) -> str:
-    path = out / 'summary.json'
+    path = out / SUMMARY
     summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    if not summary.get('depths'):
-        reason = summary.get('node', {}).get('message', 'the node said nothing')
-        raise DemoError(f'no depth came out of the node: {reason}')
-    node = summary['node']
+    node = summary.get('node', {})
     dropped = {k.removeprefix('dropped: '): v for k, v in node.items() if k.startswith('dropped')}
+    if not summary.get('depths'):
+        reason = node.get('message', 'the node said nothing')
+        raise DemoError(f'no depth came out of the node: {reason}; dropped: {dropped or "none"}')
     lines = [
         f'images    {played} played, {node.get("frames received", "?")} reached the node',
         f'depth     {summary["depths"]} images at {summary["rate_hz"]:.1f} Hz, '

@@ -34,7 +34,12 @@ class PredictError(ValueError):
 
 
 def predict_sequence(
-    source: Path, weights: Path | None, out: Path, intrinsics: Sequence[float] | None = None
+    source: Path,
+    weights: Path | None,
+    out: Path,
+    intrinsics: Sequence[float] | None = None,
+    image_topic: str = '',
+    camera_info_topic: str = '',
 ) -> int:
     """
     Predict all frames of a bag, a video or a folder of images; returns how many.
@@ -42,13 +47,15 @@ def predict_sequence(
     Writes ``depth/STAMP.npy`` (float32, m, NaN invalid), ``color/STAMP.png`` and a contact sheet.
 
     :param intrinsics: fx, fy, cx, cy in pixels; needed where the source has no CameraInfo
+    :param image_topic: of a bag; empty is the only one, and so for its CameraInfo
     :raises PredictError: the source is none of these, or lacks intrinsics
     """
     predictor = DepthPredictor.from_weights(weights)
     for folder in ('depth', 'color'):
         (out / folder).mkdir(parents=True, exist_ok=True)
     colours, rows, count = DepthRangeFollower(), [], 0
-    for frame in tqdm(_frames(source, intrinsics), 'predicting', unit='frame'):
+    frames = _frames(source, intrinsics, image_topic, camera_info_topic)
+    for frame in tqdm(frames, 'predicting', unit='frame'):
         try:
             prediction = predictor.push(frame)
         except FrameRejected as rejection:
@@ -95,17 +102,19 @@ def predict_window(
     return values
 
 
-def _frames(source: Path, intrinsics: Sequence[float] | None) -> Iterable[Frame]:
+def _frames(
+    source: Path, intrinsics: Sequence[float] | None, image_topic: str, camera_info_topic: str
+) -> Iterable[Frame]:
     if source.suffix.lower() in VIDEO_SUFFIXES:
         return _video_frames(source, _needed(source, intrinsics))
     if source.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES for p in source.iterdir()):
         return _folder_frames(source, _needed(source, intrinsics))
-    return _bag_frames(source)
+    return _bag_frames(source, image_topic, camera_info_topic)
 
 
-def _bag_frames(source: Path) -> Iterator[Frame]:
+def _bag_frames(source: Path, image_topic: str, camera_info_topic: str) -> Iterator[Frame]:
     with Bag(source) as bag:
-        yield from bag.frames(bag.find_camera())
+        yield from bag.frames(bag.find_camera(image_topic, camera_info_topic))
 
 
 def _folder_frames(source: Path, K: NDArray[np.float64]) -> Iterator[Frame]:
