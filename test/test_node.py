@@ -488,6 +488,18 @@ def test_parameters_that_make_no_sense_refuse_to_configure(
         assert word in health.message
 
 
+@pytest.mark.parametrize(
+    ('value', 'words'), [('max_range:=10', "'10' of type 'INTEGER'"), ('min_range:=-5.0', '-5.0')]
+)
+def test_a_parameter_of_the_wrong_kind_ends_the_start_in_one_line(
+    world: Path, value: str, words: str
+) -> None:
+    command = ['-m', 'tc_depth_ros.ros.node', '--ros-args', '-p', value]
+    with running(command, world / 'wrong.txt') as process:
+        assert process.wait() == 1
+        assert words in process.output and 'Traceback' not in process.output
+
+
 @pytest.mark.parametrize('broken', ['tc_depth_ros.ros.messages.depth_image', 'push'])
 def test_a_fault_of_ours_costs_one_frame(
     inner: Inner, monkeypatch: pytest.MonkeyPatch, broken: str

@@ -20,6 +20,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -286,7 +287,12 @@ class TCDepthNode(LifecycleNode):
 def main() -> int:
     """Run the node until it is told to stop."""
     rclpy.init()
-    node = TCDepthNode()
+    try:
+        node = TCDepthNode()
+    except ParameterException as error:
+        print(f'tc_depth: {error}; a DOUBLE is written with a point, as 10.0', file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
     try:
         if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tc_depth_ros.network.config import CONFIGURATIONS, TCDepthConfig
+from tc_depth_training.losses.objective import ObjectiveConfig
 
 
 class ConfigError(ValueError):
@@ -51,27 +52,12 @@ class NetworkConfig(_Section):
         return TCDepthConfig.from_dict(values)
 
 
-class LossConfig(_Section):
-    """Weights of the terms; SPEC 2."""
-
-    geometric_weight: Annotated[float, Field(ge=0)] = 0.1
-    smoothness_weight: Annotated[float, Field(ge=0)] = 1e-3
-    cycle_kept: Annotated[float, Field(gt=0, le=1)] = 0.7
-    cycle_per_image: bool = True
-    scales: Annotated[tuple[Annotated[int, Field(ge=0, le=3)], ...], Field(min_length=1)] = (
-        0,
-        1,
-        2,
-        3,
-    )
-
-
 class TrainingConfig(_Section):
     """One training run."""
 
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
-    loss: LossConfig = LossConfig()
+    loss: ObjectiveConfig = ObjectiveConfig()
     pose: Literal['learned', 'odometry'] = 'learned'
     # Learn a factor of K's focal length too, for a CameraInfo that is only roughly right
     fit_focal_length: bool = False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Generator, Tensor, nn
 
@@ -74,7 +72,7 @@ class TrainingModel(nn.Module):
         if single_frame:
             shown = seen[:, target_index : target_index + 1].expand_as(seen)
             # The sources' own depths are not predicted then: nothing to compare with
-            objective_config = replace(objective_config, geometric_weight=0.0)
+            objective_config = objective_config.model_copy(update={'geometric_weight': 0.0})
         output = self.network(shown, batch.K)
         sources = [
             SourceView(batch.images[:, s], s, self._source_T_target(batch, seen, target_index, s))

@@ -26,7 +26,7 @@ from tc_depth_training.config import NetworkConfig, TrainingConfig
 from tc_depth_training.data.bag import BagError
 from tc_depth_training.data.recording import read_recording
 from tc_depth_training.data.windows import FRAMES, Batch, WindowDataset, find_windows, join
-from tc_depth_training.losses.objective import Objective, ObjectiveConfig
+from tc_depth_training.losses.objective import Objective
 from tc_depth_training.pretrained import imagenet_file, load_imagenet
 from tc_depth_training.step import FocalFactor, TrainingModel, augmented
 
@@ -136,17 +136,10 @@ def build_model(config: TrainingConfig, recordings: int = 1) -> TrainingModel:
             if isinstance(encoder, EfficientNetLite0):
                 load_imagenet(encoder, imagenet_file())
     start_at_depth(network, config.network.initial_depth)
-    loss = config.loss
     return TrainingModel(
         network,
         pose_net,
-        ObjectiveConfig(
-            loss.geometric_weight,
-            loss.smoothness_weight,
-            loss.cycle_kept,
-            loss.cycle_per_image,
-            loss.scales,
-        ),
+        config.loss,
         FocalFactor(recordings) if config.fit_focal_length else None,
     )
 

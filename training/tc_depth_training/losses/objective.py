@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from tc_depth_ros.geometry.consistency import depth_agreement
@@ -15,20 +17,25 @@ from tc_depth_ros.geometry.reprojection import warp
 from tc_depth_ros.geometry.transform import invert_transform
 from tc_depth_ros.network.tc_depth import DepthOutput
 from tc_depth_training.losses.consistency import coarse_loss, geometric_loss
-from tc_depth_training.losses.masks import auto_mask, cycle_error, cycle_mask
+from tc_depth_training.losses.masks import CYCLE_KEPT, auto_mask, cycle_error, cycle_mask
 from tc_depth_training.losses.photometric import photometric_error, reprojection_loss
 from tc_depth_training.losses.smoothness import smoothness_loss
 
+Scale = Annotated[int, Field(ge=0, le=3)]  # disparity at H/2^s, W/2^s
 
-@dataclass(frozen=True)
-class ObjectiveConfig:
+
+class ObjectiveConfig(BaseModel):
     """Weights of the terms, and the choices within them."""
 
-    geometric_weight: float = 0.1
-    smoothness_weight: float = 1e-3  # at full size; halved with every scale
-    cycle_kept: float = 0.7
+    model_config = ConfigDict(extra='forbid', frozen=True)
+
+    geometric_weight: Annotated[float, Field(ge=0)] = 0.1
+    smoothness_weight: Annotated[float, Field(ge=0)] = (
+        1e-3  # at full size; halved with every scale
+    )
+    cycle_kept: Annotated[float, Field(gt=0, le=1)] = CYCLE_KEPT
     cycle_per_image: bool = True  # False: over the batch, as in the paper's code
-    scales: tuple[int, ...] = (0, 1, 2, 3)
+    scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True)
