@@ -110,6 +110,7 @@ class DepthPredictor:
         :return: the depth of this frame; with output 'centre' of the one before it, and None for
             the first
         :raises FrameRejected: the frame is a duplicate or late; nothing has changed
+        :raises RuntimeError: the network failed (out of memory, …); the past is forgotten
         """
         continuity = self._window.push(frame)
         if continuity != 'continued':
@@ -117,8 +118,13 @@ class DepthPredictor:
             self._frames.clear()
         self._frames.append(frame)
         size = network_size(frame.size, (self.info.input_height, self.info.input_width))
-        with torch.inference_mode():
-            answer = self._stream.push(*network_input(frame, size, self._device))
+        try:
+            with torch.inference_mode():
+                answer = self._stream.push(*network_input(frame, size, self._device))
+        except Exception:
+            # What was lost on the way must not shift the frames against their answers
+            self.reset()
+            raise
         if answer is None:
             return None
         target = self._frames[-1] if self._config.output == 'newest' else self._frames[0]

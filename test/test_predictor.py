@@ -96,6 +96,26 @@ def test_a_centred_predictor_answers_for_the_frame_before() -> None:
     assert answer is not None and answer.frame is first
 
 
+@pytest.mark.parametrize('output', ['newest', 'centre'])
+def test_after_a_failure_answers_belong_to_their_frames(
+    output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streaming = predictor(PredictorConfig(output=output))  # type: ignore[arg-type]
+    for index in range(3):
+        streaming.push(frame(index))
+    with monkeypatch.context() as broken:
+        broken.setattr(NETWORK, 'encode', lambda *_: (_ for _ in ()).throw(RuntimeError('full')))
+        with pytest.raises(RuntimeError, match='full'):
+            streaming.push(frame(3))
+    fresh = predictor(PredictorConfig(output=output))  # type: ignore[arg-type]
+    for index in range(4, 8):
+        answer, expected = streaming.push(frame(index)), fresh.push(frame(index))
+        assert (answer is None) == (expected is None)
+        if answer is not None and expected is not None:
+            assert answer.frame.stamp_ns == expected.frame.stamp_ns
+            np.testing.assert_array_equal(answer.depth, expected.depth)
+
+
 def test_near_depth_is_nan_and_far_depth_is_inf() -> None:
     plain = predictor().push(frame(0))
     assert plain is not None
