@@ -20,7 +20,7 @@ from tc_depth_ros.frames.preprocessing import network_input, network_size
 from tc_depth_ros.frames.window import Continuity, FrameWindow, WindowConfig
 from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_ros.network.checkpoint import Weights, WeightsInfo, load_weights
-from tc_depth_ros.network.stream import DepthStream, OutputFrame
+from tc_depth_ros.network.stream import OutputFrame, open_stream
 from tc_depth_ros.settings import setting
 
 DEFAULT_WEIGHTS = Path(__file__).parent / 'weights' / 'small.safetensors'
@@ -71,7 +71,7 @@ class DepthPredictor:
         self.info: WeightsInfo = weights.info
         self._config = config or PredictorConfig()
         self._device = torch.device(device)
-        self._stream = DepthStream(weights.network.to(self._device).eval(), self._config.output)
+        self._stream = open_stream(weights.network.to(self._device).eval(), self._config.output)
         self._window = FrameWindow(self._config.window)
         self._frames: deque[Frame] = deque(maxlen=2)
 

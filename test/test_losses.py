@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from tc_depth_ros.geometry.depth import disparity_from_depth, inverse_depth_from_disparity
 from tc_depth_ros.network.config import SMALL
-from tc_depth_ros.network.tc_depth import DepthOutput, TCDepth
+from tc_depth_ros.network.output import DepthOutput
+from tc_depth_ros.network.tc_depth import TCDepth
 from tc_depth_training.data.recording import Recording
 from tc_depth_training.data.windows import WindowDataset
 from tc_depth_training.losses.consistency import coarse_loss, geometric_loss

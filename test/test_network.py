@@ -241,6 +241,24 @@ def test_the_coarse_depth_stays_in_its_bins() -> None:
     assert coarse.min() >= 1 / TINY.max_depth and coarse.max() <= 1 / TINY.min_depth
 
 
+@pytest.mark.parametrize('spatial', [True, False])
+@pytest.mark.parametrize('temporal', [True, False])
+def test_either_attention_can_be_left_out(spatial: bool, temporal: bool) -> None:
+    network = lively(replace(TINY, spatial_attention=spatial, temporal_attention=temporal))
+    images, K = frames(3), camera_matrix(32, 48)
+    changed = images.clone()
+    changed[:, 0] = 0.5
+    with torch.inference_mode():
+        of_the_last = [network(x, K).disparities[0][:, 2] for x in (images, changed)]
+        other_geometry = network(images, camera_matrix(32, 480)).disparities[0][:, 2]
+        stream = DepthStream(network)
+        streamed = [stream.push(image, K) for image in images.unbind(1)][-1]
+    assert torch.equal(*of_the_last) == (not temporal)
+    # K matters to the distances alone
+    assert torch.equal(of_the_last[0], other_geometry) == (not spatial)
+    torch.testing.assert_close(streamed.disparity, of_the_last[0], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize('encoder', ['resnet18', 'efficientnet_lite0'])
 def test_the_pose_back_is_the_inverse_of_the_pose_forth(encoder: str) -> None:
     torch.manual_seed(0)

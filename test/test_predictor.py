@@ -12,6 +12,7 @@ from test_network import TINY, lively
 from tc_depth_ros.frames.frame import Frame
 from tc_depth_ros.frames.preprocessing import network_input, network_size
 from tc_depth_ros.frames.window import FrameRejected
+from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_ros.network.checkpoint import Weights, WeightsInfo, save_weights
 from tc_depth_ros.predictor import DepthPredictor, PredictorConfig
 
@@ -46,7 +47,8 @@ def test_the_depth_is_the_networks_times_the_scale() -> None:
     image, K = network_input(pushed, (48, 64))
     with torch.inference_mode():
         window = image[:, None].expand(-1, 3, -1, -1, -1)
-        depth = NETWORK.depth(NETWORK(window, K).disparities[0][0, 0, 0])
+        disparity = NETWORK(window, K).disparities[0][0, 0, 0]
+        depth = depth_from_disparity(disparity, TINY.min_depth, TINY.max_depth)
     np.testing.assert_allclose(prediction.depth, 2 * depth.numpy(), rtol=1e-4)
 
 

@@ -17,6 +17,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from test_network import TINY, lively
 
+from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_ros.network.checkpoint import WeightsInfo, load_weights, save_weights
 from tc_depth_ros.predictor import DepthPredictor
 from tc_depth_training import train as training
@@ -129,7 +130,8 @@ def test_a_network_starts_at_the_depth_asked_for() -> None:
     with torch.inference_mode():
         images = torch.rand(1, 3, 3, 32, 48)
         output = network(images, torch.tensor([[[40.0, 0, 24], [0, 40, 16], [0, 0, 1]]]))
-    depth = network.depth(output.disparities[0])
+    config = network.config
+    depth = depth_from_disparity(output.disparities[0], config.min_depth, config.max_depth)
     assert depth.median().item() == pytest.approx(7, rel=0.05)
     assert (1 / output.coarse_inverse_depth).median().item() == pytest.approx(7, rel=0.3)
 

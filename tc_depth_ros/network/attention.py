@@ -78,6 +78,14 @@ class SpatialAttention(nn.Module):
         return self.gamma * fused + x  # type: ignore[no-any-return]
 
 
+class NoSpatialAttention(nn.Module):
+    """In place of spatial attention, where that is left out."""
+
+    def forward(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """Features as they are, (B, C, h, w)."""
+        return x
+
+
 class Memory(NamedTuple):
     """What a frame shows to the others in one block."""
 
@@ -121,10 +129,27 @@ class TemporalAttention(nn.Module):
         return self.out(answer.transpose(1, 2).unflatten(-1, size))  # type: ignore[no-any-return]
 
 
+class NoTemporalAttention(nn.Module):
+    """In place of temporal attention, where that is left out."""
+
+    def remember(self, x: Tensor) -> Memory:
+        """Nothing to show to the others."""
+        nothing = x.new_empty(len(x), 0)
+        return Memory(nothing, nothing)
+
+    def forward(self, x: Tensor, own: Memory, others: Sequence[Memory]) -> Tensor:
+        """Features as they are, (B, C, h, w)."""
+        return x
+
+
 class AttentionBlock(nn.Module):
     """Spatial, then temporal attention, with weights of its own."""
 
-    def __init__(self, channels: int, key_channels: int) -> None:
+    def __init__(
+        self, channels: int, key_channels: int, spatial: bool = True, temporal: bool = True
+    ) -> None:
         super().__init__()
-        self.spatial = SpatialAttention(channels)
-        self.temporal = TemporalAttention(channels, key_channels)
+        self.spatial = SpatialAttention(channels) if spatial else NoSpatialAttention()
+        self.temporal = (
+            TemporalAttention(channels, key_channels) if temporal else NoTemporalAttention()
+        )

@@ -13,9 +13,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tc_depth_ros.network.config import PoseNetConfig, TCDepthConfig
+from tc_depth_ros.network.build import DepthNetwork, build_network
+from tc_depth_ros.network.config import (
+    DepthConfig,
+    PoseNetConfig,
+    depth_config_from_dict,
+    depth_config_to_dict,
+)
 from tc_depth_ros.network.pose import PoseNet
-from tc_depth_ros.network.tc_depth import TCDepth
 
 FORMAT = 'tc_depth/1'
 
@@ -28,7 +33,7 @@ class WeightsError(ValueError):
 class WeightsInfo:
     """What a weights file says of itself."""
 
-    network: TCDepthConfig
+    network: DepthConfig
     input_height: int  # pixels, as trained
     input_width: int
     metric: bool  # depth is in metres times ``scale``
@@ -40,13 +45,14 @@ class WeightsInfo:
 
     def to_json(self) -> str:
         """All fields, for the file's metadata."""
-        return json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self) | {'network': depth_config_to_dict(self.network)}
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> WeightsInfo:
         """Parse the file's metadata; unknown or missing keys raise TypeError or KeyError."""
         values = json.loads(text)
-        values['network'] = TCDepthConfig.from_dict(values['network'])
+        values['network'] = depth_config_from_dict(values['network'])
         values['pose'] = PoseNetConfig(**values['pose']) if values['pose'] else None
         return cls(**values)
 
@@ -54,13 +60,13 @@ class WeightsInfo:
 class Weights(NamedTuple):
     """A loaded file: networks in eval mode, and what the file says of itself."""
 
-    network: TCDepth
+    network: DepthNetwork
     pose_net: PoseNet | None
     info: WeightsInfo
 
 
 def save_weights(
-    path: Path, network: TCDepth, info: WeightsInfo, pose_net: PoseNet | None = None
+    path: Path, network: DepthNetwork, info: WeightsInfo, pose_net: PoseNet | None = None
 ) -> None:
     """Write a weights file; a crash on the way leaves the old file, never half a new one."""
     tensors = _prefixed('depth', network)
@@ -84,7 +90,7 @@ def load_weights(path: Path, device: torch.device | str = 'cpu') -> Weights:
         misshapen; every such name is listed
     """
     info, tensors = _read(path, device)
-    network = TCDepth(info.network)
+    network = build_network(info.network)
     _fill(network, _part('depth', tensors), path)
     pose_net = PoseNet(info.pose) if info.pose else None
     if pose_net is not None:

@@ -2,8 +2,8 @@
 One frame in, features at 1/2, 1/4, 1/8 out; the deep ones at 1/8 feed the attention.
 
 DRN-C-26 (Yu, Koltun, Funkhouser, CVPR 2017) keeps the resolution at 1/8 by dilation.
-EfficientNet-lite0 goes down to 1/32 and comes back by a top-down path. ResNet-18 (He et al.,
-CVPR 2016) serves the pose network.
+EfficientNet-lite0 goes down to 1/32 and comes back by a top-down path. It and ResNet-18 (He et
+al., CVPR 2016) also serve, as plain pyramids, the pose network and the single-frame teacher.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tc_depth_ros.network.config import PyramidName
+
 
 class EncoderFeatures(NamedTuple):
     """Features of one frame: three skips for the decoder, and the attention's input."""
@@ -21,6 +23,10 @@ class EncoderFeatures(NamedTuple):
     quarter: Tensor  # (B, C4, H/4, W/4)
     eighth: Tensor  # (B, C8, H/8, W/8)
     deep: Tensor  # (B, C, H/8, W/8)
+
+
+# Features at 1/2, 1/4, 1/8, 1/16 and 1/32, each (B, C, ceil(H/2^n), ceil(W/2^n))
+PyramidFeatures = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class ResidualBlock(nn.Module):
@@ -98,9 +104,9 @@ class DRNC26(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 down to 1/32, without its classifier; takes one or more stacked images."""
+    """ResNet-18 without its classifier: features at 1/2, 1/4, 1/8, 1/16 and 1/32."""
 
-    channels = 512
+    level_channels = (64, 64, 128, 256, 512)
 
     def __init__(self, images: int = 1) -> None:
         super().__init__()
@@ -111,11 +117,13 @@ class ResNet18(nn.Module):
         self.layer3 = nn.Sequential(ResidualBlock(128, 256, 2), ResidualBlock(256, 256))
         self.layer4 = nn.Sequential(ResidualBlock(256, 512, 2), ResidualBlock(512, 512))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1] of one or more images, (B, 3 n, H, W) -> (B, 512, H/32, W/32)."""
-        x = F.relu(self.bn1(self.conv1((images - 0.45) / 0.225)), inplace=True)
-        x = F.max_pool2d(x, 3, stride=2, padding=1)
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))  # type: ignore[no-any-return]
+    def forward(self, images: Tensor) -> PyramidFeatures:
+        """RGB in [0, 1] of one or more stacked images, (B, 3 n, H, W)."""
+        half = F.relu(self.bn1(self.conv1((images - 0.45) / 0.225)), inplace=True)
+        quarter = self.layer1(F.max_pool2d(half, 3, stride=2, padding=1))
+        eighth = self.layer2(quarter)
+        sixteenth = self.layer3(eighth)
+        return half, quarter, eighth, sixteenth, self.layer4(sixteenth)
 
 
 class SameConv2d(nn.Conv2d):
@@ -171,6 +179,8 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 class EfficientNetLite0(nn.Module):
     """EfficientNet-lite0 without its head: features at 1/2, 1/4, 1/8, 1/16 and 1/32."""
 
+    level_channels = (16, 24, 40, 112, 320)
+
     # outputs, expansion, kernel, repeats, stride of each stage
     STAGES = (
         (16, 1, 3, 1, 1),
@@ -200,8 +210,8 @@ class EfficientNetLite0(nn.Module):
             inputs = outputs
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """RGB in [0, 1], (B, 3 n, H, W) -> 16, 24, 40, 112 and 320 channels at 1/2 to 1/32."""
+    def forward(self, images: Tensor) -> PyramidFeatures:
+        """RGB in [0, 1] of one or more stacked images, (B, 3 n, H, W)."""
         x = self.stem((images - 127 / 255) / (128 / 255))
         levels = []
         for stage in self.stages:
@@ -235,3 +245,8 @@ class EfficientNetLite0Pyramid(nn.Module):
 
 def _resize_like(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[-2:], mode='bilinear', align_corners=False)
+
+
+def build_pyramid(name: PyramidName, images: int = 1) -> ResNet18 | EfficientNetLite0:
+    """Build an encoder down to 1/32 that takes this many stacked images."""
+    return ResNet18(images) if name == 'resnet18' else EfficientNetLite0(images)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tc_depth_ros.geometry.transform import invert_transform, transform_from_axis_angle
 from tc_depth_ros.network.config import PoseNetConfig
-from tc_depth_ros.network.encoder import EfficientNetLite0, ResNet18
+from tc_depth_ros.network.encoder import build_pyramid
 
 # Motions between neighbouring frames are small: the network starts near standing still
 OUTPUT_SCALE = 0.01
@@ -20,12 +20,8 @@ class PoseNet(nn.Module):
     def __init__(self, config: PoseNetConfig) -> None:
         super().__init__()
         self.config = config
-        if config.encoder == 'resnet18':
-            self.encoder: nn.Module = ResNet18(images=2)
-            channels = ResNet18.channels
-        else:
-            self.encoder = EfficientNetLite0(images=2)
-            channels = EfficientNetLite0.STAGES[-1][0]
+        self.encoder = build_pyramid(config.encoder, images=2)
+        channels = self.encoder.level_channels[-1]
         self.squeeze = nn.Conv2d(channels, 256, 1)
         self.hidden1 = nn.Conv2d(256, 256, 3, padding=1)
         self.hidden2 = nn.Conv2d(256, 256, 3, padding=1)
@@ -39,8 +35,7 @@ class PoseNet(nn.Module):
         :param later: the same of the later frame
         :return: (B, 4, 4), in network units
         """
-        features = self.encoder(torch.cat([earlier, later], dim=1))
-        x = features[-1] if isinstance(features, tuple) else features
+        x = self.encoder(torch.cat([earlier, later], dim=1))[-1]
         for layer in (self.squeeze, self.hidden1, self.hidden2):
             x = F.relu(layer(x), inplace=True)
         motion = OUTPUT_SCALE * self.motion(x).float().mean(dim=(2, 3))

@@ -1,4 +1,4 @@
-"""Frames one at a time through TC-Depth; of the past, only what a new frame needs is kept."""
+"""Frames one at a time through a network; of the past, only what a new frame needs is kept."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Literal
 from torch import Tensor
 
 from tc_depth_ros.network.attention import Memory
+from tc_depth_ros.network.build import DepthNetwork
+from tc_depth_ros.network.monodepth import Monodepth
 from tc_depth_ros.network.tc_depth import NEIGHBOURS, EncodedFrame, TCDepth
 
 OutputFrame = Literal['newest', 'centre']
@@ -19,7 +21,6 @@ class StreamedDisparity:
     """One answer of the stream."""
 
     disparity: Tensor  # (B, 1, H, W) in (0, 1)
-    coarse_inverse_depth: Tensor  # (B, 1, H/8, W/8) in 1/m
     frames_used: int  # distinct frames behind this answer: 1 = single-frame mode
 
 
@@ -82,4 +83,33 @@ class DepthStream:
         self, frame: EncodedFrame, features: Tensor, frames_used: int
     ) -> StreamedDisparity:
         (disparity,) = self._network.decoder(features, frame.skips, scales=(0,))
-        return StreamedDisparity(disparity, frame.coarse_inverse_depth, frames_used)
+        return StreamedDisparity(disparity, frames_used)
+
+
+class SingleFrameStream:
+    """The same front for a network that knows no past."""
+
+    def __init__(self, network: Monodepth, output: OutputFrame = 'newest') -> None:
+        if output != 'newest':
+            raise ValueError(
+                f"output is '{output}', but these weights are of a network of single frames: "
+                "use output 'newest'"
+            )
+        self._network = network
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+    def push(self, image: Tensor, K: Tensor) -> StreamedDisparity:
+        """Take the next frame, as DepthStream does."""
+        (disparity,) = self._network.predict(image, scales=(0,))
+        return StreamedDisparity(disparity, frames_used=1)
+
+
+def open_stream(
+    network: DepthNetwork, output: OutputFrame = 'newest'
+) -> DepthStream | SingleFrameStream:
+    """Begin a stream of frames through a network; raises ValueError where output does not fit."""
+    if isinstance(network, TCDepth):
+        return DepthStream(network, output)
+    return SingleFrameStream(network, output)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_ros.network.attention import (
     AttentionBlock,
     Memory,
@@ -25,6 +24,7 @@ from tc_depth_ros.network.coarse_depth import CoarseDepth
 from tc_depth_ros.network.config import TCDepthConfig
 from tc_depth_ros.network.decoder import DepthDecoder
 from tc_depth_ros.network.encoder import DRNC26, EfficientNetLite0Pyramid
+from tc_depth_ros.network.output import DepthOutput
 
 STRIDE = 8  # image pixels per attention cell
 MIN_SIDE = 2 * STRIDE  # reflected borders need two cells
@@ -40,14 +40,6 @@ class EncodedFrame:
     kernel: Tensor  # (B, N, N), the same for every block
     features: Tensor  # (B, C, h, w), after the first block's spatial attention
     memory: Memory  # of the first block
-
-
-@dataclass(frozen=True)
-class DepthOutput:
-    """Disparity of every frame at four scales, finest first."""
-
-    disparities: tuple[Tensor, ...]  # each (B, F, 1, H/2^s, W/2^s) in (0, 1)
-    coarse_inverse_depth: Tensor  # (B, F, 1, H/8, W/8) in 1/m
 
 
 class TCDepth(nn.Module):
@@ -67,7 +59,13 @@ class TCDepth(nn.Module):
             config.max_depth,
         )
         self.blocks = nn.ModuleList(  # type: ignore[assignment]  # torch does not type its items
-            AttentionBlock(config.channels, config.key_channels) for _ in range(config.blocks)
+            AttentionBlock(
+                config.channels,
+                config.key_channels,
+                config.spatial_attention,
+                config.temporal_attention,
+            )
+            for _ in range(config.blocks)
         )
         self.decoder = DepthDecoder(
             config.channels, self.encoder.skip_channels, config.decoder_channels
@@ -159,10 +157,6 @@ class TCDepth(nn.Module):
             features = block.temporal(features, memory, others)
             memories.append(memory)
         return features, memories
-
-    def depth(self, disparity: Tensor) -> Tensor:
-        """Depth in network units of this network's disparity."""
-        return depth_from_disparity(disparity, self.config.min_depth, self.config.max_depth)
 
     def _attend_in_turn(self, frames: Sequence[EncodedFrame]) -> list[Tensor]:
         features: list[Tensor] = []

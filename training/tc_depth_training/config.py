@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tc_depth_ros.network.config import CONFIGURATIONS, TCDepthConfig
+from tc_depth_ros.network.config import MONODEPTH, MONODEPTH2, PAPER, SMALL, DepthConfig
 from tc_depth_training.losses.objective import ObjectiveConfig
 
 
@@ -39,17 +40,26 @@ class DataConfig(_Section):
 class NetworkConfig(_Section):
     """Which network, and where it starts from."""
 
-    name: Literal['small', 'paper'] = 'small'
+    name: Literal['small', 'paper', 'monodepth', 'monodepth2'] = 'small'
     temporal: Literal['window', 'causal'] = 'window'
-    imagenet: bool = True  # encoder from ImageNet; small only
+    spatial_attention: bool = True
+    temporal_attention: bool = True
+    imagenet: bool = True  # encoders from ImageNet, where they are EfficientNet-lite0
     # Depth that an untrained network answers everywhere; in metres where poses are metric. A
     # start far from the scene's depth warps everything out of view.
     initial_depth: Annotated[float, Field(gt=0.1, lt=100)] = 3.0
 
-    def structure(self) -> TCDepthConfig:
+    def structure(self) -> DepthConfig:
         """Build the network's configuration."""
-        values = CONFIGURATIONS[self.name].to_dict() | {'temporal': self.temporal}
-        return TCDepthConfig.from_dict(values)
+        single_frame = {'monodepth': MONODEPTH, 'monodepth2': MONODEPTH2}
+        if self.name in single_frame:
+            return single_frame[self.name]
+        return replace(
+            PAPER if self.name == 'paper' else SMALL,
+            temporal=self.temporal,
+            spatial_attention=self.spatial_attention,
+            temporal_attention=self.temporal_attention,
+        )
 
 
 class TrainingConfig(_Section):

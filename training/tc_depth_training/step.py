@@ -6,8 +6,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tc_depth_ros.geometry.transform import invert_transform
+from tc_depth_ros.network.build import DepthNetwork
 from tc_depth_ros.network.pose import PoseNet
-from tc_depth_ros.network.tc_depth import TCDepth
 from tc_depth_training.data.augmentation import flip, jitter_colours
 from tc_depth_training.data.windows import Batch
 from tc_depth_training.losses.objective import (
@@ -46,7 +46,7 @@ class TrainingModel(nn.Module):
 
     def __init__(
         self,
-        network: TCDepth,
+        network: DepthNetwork,
         pose_net: PoseNet | None,
         objective_config: ObjectiveConfig,
         focal_factor: FocalFactor | None = None,

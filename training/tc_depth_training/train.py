@@ -16,6 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from tqdm import tqdm
 
 from tc_depth_ros.geometry.depth import disparity_from_depth
+from tc_depth_ros.network.build import DepthNetwork, build_network
 from tc_depth_ros.network.checkpoint import WeightsInfo, save_weights
 from tc_depth_ros.network.config import PoseNetConfig
 from tc_depth_ros.network.encoder import EfficientNetLite0
@@ -126,7 +127,7 @@ def load_windows(bags: Sequence[Path], config: TrainingConfig) -> ConcatDataset[
 
 def build_model(config: TrainingConfig, recordings: int = 1) -> TrainingModel:
     """Networks at their start, and the objective."""
-    network = TCDepth(config.network.structure())
+    network = build_network(config.network.structure())
     pose_net = None
     if config.pose == 'learned':
         pose_net = PoseNet(pose_config(config.network))
@@ -156,30 +157,34 @@ def parameter_groups(model: TrainingModel, learning_rate: float) -> list[dict[st
 
 def independent_parts(model: TrainingModel) -> list[list[torch.nn.Parameter]]:
     """Split the parameters into the coarse depth head, which learns apart, and all others."""
-    coarse = list(model.network.coarse_depth.parameters())
+    network = model.network
+    coarse = list(network.coarse_depth.parameters()) if isinstance(network, TCDepth) else []
     ids = {id(parameter) for parameter in coarse}
     return [coarse, [p for p in model.parameters() if id(p) not in ids]]
 
 
 def pose_config(network: NetworkConfig) -> PoseNetConfig:
     """The pose network that goes with a depth network."""
-    return PoseNetConfig('resnet18' if network.name == 'paper' else 'efficientnet_lite0')
+    return PoseNetConfig(
+        'resnet18' if network.name in ('paper', 'monodepth2') else 'efficientnet_lite0'
+    )
 
 
-def start_at_depth(network: TCDepth, depth: float) -> None:
+def start_at_depth(network: DepthNetwork, depth: float) -> None:
     """Let an untrained network answer this depth everywhere, at every scale."""
     config = network.config
     as_tensor = torch.tensor(depth, dtype=torch.float64)
     disparity = disparity_from_depth(as_tensor, config.min_depth, config.max_depth)
     bias = float(torch.logit(disparity))
-    coarse = network.coarse_depth
     with torch.no_grad():
         for layer in network.decoder.disparity:
             layer.weight.normal_(std=1e-3)
             layer.bias.fill_(bias)  # type: ignore[union-attr]  # it has one
-        # Exponentially distributed bins, whose mean is the inverse depth asked for
-        coarse.logits.weight.mul_(0.1)
-        coarse.logits.bias.copy_(-coarse.bins * depth)  # type: ignore[union-attr]
+        if isinstance(network, TCDepth):
+            # Exponentially distributed bins, whose mean is the inverse depth asked for
+            coarse = network.coarse_depth
+            coarse.logits.weight.mul_(0.1)
+            coarse.logits.bias.copy_(-coarse.bins * depth)  # type: ignore[union-attr]
 
 
 def weights_info(

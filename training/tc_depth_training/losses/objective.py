@@ -15,7 +15,7 @@ from tc_depth_ros.geometry.consistency import depth_agreement
 from tc_depth_ros.geometry.depth import depth_from_disparity, inverse_depth_from_disparity
 from tc_depth_ros.geometry.reprojection import warp
 from tc_depth_ros.geometry.transform import invert_transform
-from tc_depth_ros.network.tc_depth import DepthOutput
+from tc_depth_ros.network.output import DepthOutput
 from tc_depth_training.losses.consistency import coarse_loss, geometric_loss
 from tc_depth_training.losses.masks import CYCLE_KEPT, auto_mask, cycle_error, cycle_mask
 from tc_depth_training.losses.photometric import photometric_error, reprojection_loss
@@ -101,8 +101,10 @@ def objective(
     smoothness = (
         sum_of([t.smoothness / 2**s for s, t in zip(config.scales, terms, strict=True)]) / count
     )
-    finest = inverse_depth_from_disparity(output.disparities[0].flatten(0, 1), *depth_range)
-    coarse = coarse_loss(output.coarse_inverse_depth.flatten(0, 1), finest)
+    coarse = photometric.new_zeros(())
+    if output.coarse_inverse_depth is not None:
+        finest = inverse_depth_from_disparity(output.disparities[0].flatten(0, 1), *depth_range)
+        coarse = coarse_loss(output.coarse_inverse_depth.flatten(0, 1), finest)
     total = (
         photometric
         + config.geometric_weight * geometric
