@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,6 +73,24 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from tc_depth_training.evaluate import DepthRange, evaluate
+    from tc_depth_training.evaluation.sequence import Topics
+    from tc_depth_training.evaluation.table import table
+
+    topics = Topics(
+        arguments.image, arguments.camera_info, arguments.depth, arguments.lidar, arguments.odom
+    )
+    depth_range = DepthRange(maximum=arguments.max_depth)
+    evaluation = evaluate(arguments.bag, arguments.weights, topics, depth_range, arguments.report)
+    print(table(evaluation))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(evaluation.to_dict(), indent=2) + '\n')
+    if arguments.report:
+        print(f'pictures: {arguments.report / "index.html"}')
+    return 0
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from tc_depth_training.demo import run_demo
 
@@ -131,6 +150,21 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument('--out', type=Path, required=True, help='folder to write')
     _add_topics(predict)
     predict.set_defaults(run=_predict)
+
+    evaluate = commands.add_parser('evaluate', help='how good and how steady depth is on a bag')
+    evaluate.add_argument('bag', type=Path, metavar='BAG')
+    evaluate.add_argument('--weights', type=Path, help='default: the embedded model')
+    _add_topics(evaluate)
+    truth = 'default: the only one; none: go without'
+    evaluate.add_argument('--depth', default='', metavar='TOPIC', help=f'true depth; {truth}')
+    evaluate.add_argument('--lidar', default='', metavar='TOPIC', help=f'points; {truth}')
+    evaluate.add_argument('--odom', default='', metavar='TOPIC', help=truth)
+    evaluate.add_argument(
+        '--max-depth', type=float, default=80.0, metavar='M', help='farther truth is left out'
+    )
+    evaluate.add_argument('--json', type=Path, metavar='FILE', help='write all numbers')
+    evaluate.add_argument('--report', type=Path, metavar='DIR', help='write a page of pictures')
+    evaluate.set_defaults(run=_evaluate)
 
     demo = commands.add_parser('demo', help='play a bag into the node and look at what comes out')
     demo.add_argument('bag', nargs='?', type=Path, help='default: a synthetic recording')

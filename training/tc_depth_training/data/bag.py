@@ -21,12 +21,17 @@ from tc_depth_ros.frames.frame import (
     frame_from_messages,
     stamp_ns,
 )
+from tc_depth_training.data.point_cloud import decode_points
+from tc_depth_training.data.static_transforms import StaticTransforms
 from tc_depth_training.data.trajectory import Trajectory
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 ODOMETRY = 'nav_msgs/msg/Odometry'
+POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
+STATIC_TRANSFORMS = '/tf_static'
+NO_TOPIC = 'none'  # in place of a topic: go without
 DEPTH_ENCODINGS = ('16UC1', '32FC1', 'mono16')
 
 
@@ -68,6 +73,15 @@ class DepthMap:
 
     stamp_ns: int
     depth: NDArray[np.float32]  # (H, W), z in m, NaN where invalid
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """What a lidar measured."""
+
+    stamp_ns: int
+    frame_id: str
+    points: NDArray[np.float64]  # (N, 3) in m, in that frame
 
 
 class Bag:
@@ -153,32 +167,71 @@ class Bag:
         for message in self._messages(topic):
             yield stamp_ns(message.header), decode_image(message)
 
+    def find_optional(self, kind: str, wanted: str = '') -> str:
+        """
+        Find the topic named, or the only one of a kind; '' where there is none.
+
+        :param kind: 'depth', 'lidar' or 'odom'
+        :param wanted: a topic; or 'none', to go without
+        :raises BagError: several fit, or the one named is not there
+        """
+        names = {
+            'depth': [t.name for t in self.topics() if t.is_depth],
+            'lidar': [t.name for t in self.topics() if t.type == POINT_CLOUD],
+            'odom': [t.name for t in self.topics() if t.type == ODOMETRY],
+        }[kind]
+        if wanted == NO_TOPIC or not (names or wanted):
+            return ''
+        return _choose(self.path, kind, names, wanted)
+
     def depth_maps(self, topic: str = '') -> Iterator[DepthMap]:
         """Decode a depth topic: the one named, or the only one; raises BagError."""
         names = [t.name for t in self.topics() if t.is_depth]
         for message in self._messages(_choose(self.path, 'depth', names, topic)):
             yield DepthMap(stamp_ns(message.header), decode_depth(message))
 
+    def point_clouds(self, topic: str) -> Iterator[PointCloud]:
+        """Decode a topic of point clouds; raises ValueError where one cannot be decoded."""
+        for message in self._messages(topic):
+            frame_id = message.header.frame_id
+            yield PointCloud(stamp_ns(message.header), frame_id, decode_points(message))
+
     def trajectory(self, topic: str, camera_frame_id: str) -> Trajectory:
         """
         Poses of the camera's optical frame from an odometry topic.
 
-        :raises BagError: the odometry is of another frame
+        :raises BagError: the odometry is of another frame, and /tf_static does not link the two
         """
         messages = list(self._messages(topic))
         child = messages[0].child_frame_id
+        extrinsics = None
         if child != camera_frame_id:
-            raise BagError(
-                f"{topic} of {self.path} gives the pose of '{child}', but the images are of "
-                f"'{camera_frame_id}': record odometry of the camera's optical frame, or set "
-                'pose: learned'
-            )
+            extrinsics = self.static_transform(child, camera_frame_id, topic)
         return Trajectory.from_poses(
-            [stamp_ns(m.header) for m in messages], [m.pose.pose for m in messages]
+            [stamp_ns(m.header) for m in messages], [m.pose.pose for m in messages], extrinsics
         )
+
+    def static_transform(self, target: str, source: str, needed_by: str) -> NDArray[np.float64]:
+        """
+        Transform ``target_T_source`` from /tf_static, (4, 4).
+
+        :param needed_by: the topic that needs it, for the message
+        :raises BagError: nothing links the two frames; lists the links that there are
+        """
+        transforms = StaticTransforms.from_messages(self._messages(STATIC_TRANSFORMS))
+        found = transforms.between(target, source)
+        if found is None:
+            raise BagError(
+                f"{self.path}: {needed_by} needs the transform between '{target}' and "
+                f"'{source}', but {STATIC_TRANSFORMS} links {transforms.links()}: record "
+                f'{STATIC_TRANSFORMS}, with a chain between these frames'
+            )
+        return found
 
     def _messages(self, topic: str) -> Iterator[Any]:
         connections = [c for c in self._reader.connections if c.topic == topic]
+        if not connections:
+            return  # the reader would take none for all
         try:
             for connection, _, raw in self._reader.messages(connections):
                 yield self._reader.deserialize(raw, connection.msgtype)

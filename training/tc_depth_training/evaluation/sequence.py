@@ -1,0 +1,216 @@
+"""A bag's frames with all that is known of them, matched by header stamp, each frame once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tc_depth_ros.frames.frame import Frame
+from tc_depth_training.data.bag import Bag, BagError, CameraTopics
+from tc_depth_training.data.point_cloud import depth_of_points
+
+# Truth this much off a frame's time, in periods of the camera and in s, still belongs to it
+MAX_OFFSET_PERIODS, MAX_OFFSET_S = 0.5, 0.05
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Where to look; empty: the only one there is, 'none': go without."""
+
+    image: str = ''
+    camera_info: str = ''
+    depth: str = ''
+    lidar: str = ''
+    odom: str = ''
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """N frames of one camera in time order; large arrays are files of a scratch folder."""
+
+    images: NDArray[np.uint8]  # (N, H, W, 3), RGB
+    K: NDArray[np.float64]  # (N, 3, 3), in pixels
+    stamps_ns: NDArray[np.int64]  # (N,), increasing
+    frame_id: str
+    truth: NDArray[np.float32] | None  # (N, H, W), z in m, NaN where unknown; None: no truth
+    truth_topic: str  # '': none
+    sparse: bool  # the truth is of a lidar
+    world_T_camera: NDArray[np.float64] | None  # (N, 4, 4), NaN where unknown; None: no odometry
+
+    def frame(self, index: int) -> Frame:
+        """One frame as the predictor takes it."""
+        stamp_ns = int(self.stamps_ns[index])
+        return Frame(np.asarray(self.images[index]), self.K[index], stamp_ns, self.frame_id)
+
+
+def read_sequence(path: Path, topics: Topics, scratch: Path) -> Sequence:
+    """
+    Read a bag's camera, and depth or lidar and odometry where it has them.
+
+    :param scratch: a folder that outlives the sequence
+    :raises BagError: no camera; topics that do not overlap in time; truth that is all invalid;
+        a transform that is missing
+    """
+    with Bag(path) as bag:
+        camera = bag.find_camera(topics.image, topics.camera_info)
+        depth_topic = bag.find_optional('depth', topics.depth)
+        lidar_topic = '' if depth_topic else bag.find_optional('lidar', topics.lidar)
+        odom_topic = bag.find_optional('odom', topics.odom)
+        images, K, stamps_ns, frame_id = _read_camera(bag, camera, scratch)
+        size = (images.shape[1], images.shape[2])
+        poses = None
+        if odom_topic:
+            poses = _read_poses(bag, odom_topic, frame_id, stamps_ns)
+        truth = None
+        if depth_topic:
+            maps = _depth_images(bag, depth_topic, size)
+            truth = _match(bag, depth_topic, maps, stamps_ns, size, scratch)
+        elif lidar_topic:
+            maps = _lidar_images(bag, lidar_topic, frame_id, K, stamps_ns, size)
+            truth = _match(bag, lidar_topic, maps, stamps_ns, size, scratch)
+    return Sequence(
+        images,
+        K,
+        stamps_ns,
+        frame_id,
+        truth,
+        depth_topic or lidar_topic,
+        sparse=bool(lidar_topic),
+        world_T_camera=poses,
+    )
+
+
+@dataclass(frozen=True)
+class _TrueDepth:
+    stamp_ns: int
+    # Made only for the frame that it belongs to, whose index it takes
+    depth: Callable[[int], NDArray[np.float32]]
+
+
+def _read_camera(
+    bag: Bag, camera: CameraTopics, scratch: Path
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.int64], str]:
+    count = next(t.count for t in bag.topics() if t.name == camera.image)
+    images: np.memmap[tuple[int, ...], np.dtype[np.uint8]] | None = None
+    intrinsics, stamps, frame_id = [], [], ''
+    progress = tqdm(bag.frames(camera), f'reading {bag.path.name}', count, unit='frame')
+    for index, frame in enumerate(progress):
+        if images is None:
+            shape = (count, *frame.image.shape)
+            images = np.memmap(scratch / 'images', np.uint8, 'w+', shape=shape)
+            frame_id = frame.frame_id
+        if frame.image.shape != images.shape[1:]:
+            raise BagError(
+                f'{camera.image} of {bag.path} changes from {images.shape[2]}x{images.shape[1]} '
+                f'to {frame.size[1]}x{frame.size[0]} (width x height): split the bag there'
+            )
+        images[index] = frame.image
+        intrinsics.append(frame.K)
+        stamps.append(frame.stamp_ns)
+    if images is None:
+        raise BagError(f'{camera.image} of {bag.path} has no images')
+    stamps_ns, order = np.unique(np.array(stamps, dtype=np.int64), return_index=True)
+    in_order = np.array_equal(order, np.arange(count))
+    ordered = images if in_order else images[order]
+    return ordered, np.stack(intrinsics)[order], stamps_ns, frame_id
+
+
+def _read_poses(
+    bag: Bag, topic: str, frame_id: str, stamps_ns: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    trajectory = bag.trajectory(topic, frame_id)
+    missing = np.full((4, 4), np.nan)
+    found = [trajectory.at(int(stamp)) for stamp in stamps_ns]
+    poses = np.stack([missing if pose is None else pose for pose in found])
+    if np.isnan(poses).all():
+        raise _no_overlap(bag, topic, stamps_ns, trajectory.stamps_ns)
+    return poses
+
+
+def _depth_images(bag: Bag, topic: str, size: tuple[int, int]) -> Iterator[_TrueDepth]:
+    for measured in bag.depth_maps(topic):
+        resized = _at_size(bag, topic, measured.depth, size)
+        yield _TrueDepth(measured.stamp_ns, lambda _, depth=resized: depth)  # type: ignore[misc]
+
+
+def _at_size(
+    bag: Bag, topic: str, depth: NDArray[np.float32], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    height, width = depth.shape
+    if abs(width * size[0] - height * size[1]) > 0.01 * width * size[0]:
+        raise BagError(
+            f'{topic} of {bag.path} is {width}x{height}, but the image is {size[1]}x{size[0]} '
+            '(width x height), of another shape: record depth that is registered to the image, '
+            'or go without by --depth none'
+        )
+    if depth.shape == size:
+        return depth
+    # Nearest, since the mean of two surfaces is on neither
+    return np.asarray(cv2.resize(depth, size[::-1], interpolation=cv2.INTER_NEAREST))
+
+
+def _lidar_images(
+    bag: Bag,
+    topic: str,
+    frame_id: str,
+    K: NDArray[np.float64],
+    stamps_ns: NDArray[np.int64],
+    size: tuple[int, int],
+) -> Iterator[_TrueDepth]:
+    transform: NDArray[np.float64] | None = None
+    for cloud in bag.point_clouds(topic):
+        if transform is None:
+            transform = bag.static_transform(frame_id, cloud.frame_id, topic)
+        points, camera_T_lidar = cloud.points, transform
+        yield _TrueDepth(
+            cloud.stamp_ns,
+            lambda index, points=points, T=camera_T_lidar: depth_of_points(  # type: ignore[misc]
+                points, T, K[index], size
+            ),
+        )
+
+
+def _match(
+    bag: Bag,
+    topic: str,
+    measured: Iterator[_TrueDepth],
+    stamps_ns: NDArray[np.int64],
+    size: tuple[int, int],
+    scratch: Path,
+) -> NDArray[np.float32]:
+    """Give each frame the truth nearest in time, and each truth to one frame at most."""
+    period_ns = np.median(np.diff(stamps_ns)) if len(stamps_ns) > 1 else np.inf
+    allowed_ns = min(MAX_OFFSET_PERIODS * period_ns, MAX_OFFSET_S * 1e9)
+    truth = np.memmap(scratch / 'truth', np.float32, 'w+', shape=(len(stamps_ns), *size))
+    truth[:] = np.nan
+    offsets_ns = np.full(len(stamps_ns), np.inf)
+    seen = []
+    count = next(t.count for t in bag.topics() if t.name == topic)
+    for one in tqdm(measured, f'reading {topic}', count, unit='frame'):
+        seen.append(one.stamp_ns)
+        index = int(np.abs(stamps_ns - one.stamp_ns).argmin())
+        offset_ns = abs(int(stamps_ns[index]) - one.stamp_ns)
+        if offset_ns <= allowed_ns and offset_ns < offsets_ns[index]:
+            truth[index], offsets_ns[index] = one.depth(index), offset_ns
+    if not np.isfinite(offsets_ns).any():
+        raise _no_overlap(bag, topic, stamps_ns, np.array(seen))
+    return truth
+
+
+def _no_overlap(
+    bag: Bag, topic: str, images: NDArray[np.int64], others: NDArray[np.int64]
+) -> BagError:
+    def span(stamps_ns: NDArray[np.int64]) -> str:
+        return f'{stamps_ns.min() * 1e-9:.3f} to {stamps_ns.max() * 1e-9:.3f} s'
+
+    return BagError(
+        f'{topic} of {bag.path} does not overlap the images in time: it is stamped '
+        f'{span(others)}, they are {span(images)}. Record both with one clock, or go without the '
+        'topic by its option and none'
+    )

@@ -1,0 +1,80 @@
+"""An evaluation as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+from tc_depth_training.evaluation.depth_errors import DepthErrors, ScaledErrors
+from tc_depth_training.evaluation.scores import Evaluation, Scores
+
+ABSENT = '-'
+UNITS = {'sq_rel': ' [m]', 'rmse': ' [m]'}
+TEMPORAL = {
+    'tcm_abs': 'TCM [m]',
+    'tcm_rmse': 'TCM RMSE [m]',
+    'tae': 'TAE',
+    'opw': 'OPW',
+    'scale_ratio_std': 'scale ratio std',
+}
+SCALINGS: tuple[tuple[str, Callable[[ScaledErrors], DepthErrors]], ...] = (
+    ('each image scaled by its own factor', lambda depth: depth.median),
+    ('all images scaled by one factor', lambda depth: depth.overall),
+    ('not scaled', lambda depth: depth.none),
+)
+
+
+def table(evaluation: Evaluation) -> str:
+    """Lay out all numbers: a row for each, a column for each way to predict."""
+    window, alone, trivial = evaluation.window, evaluation.single_frame, evaluation.trivial
+    titles = ['this model', 'single frame']
+    if trivial:
+        titles += ['constant', 'plane', 'pixel mean']
+    lines = [_headline(evaluation), '', _row('', titles)]
+    for label, of in SCALINGS if window.depth and alone.depth else ():
+        assert window.depth and alone.depth
+        columns = [of(window.depth), of(alone.depth)]
+        # The trivial answers are fitted to the truth: no factor would be theirs
+        if trivial and label == SCALINGS[-1][0]:
+            columns += [trivial.constant, trivial.plane, trivial.pixel_mean]
+        lines.append(label)
+        for field in fields(DepthErrors):
+            values = [_number(getattr(column, field.name)) for column in columns]
+            lines.append(_row(f'  {field.name}{UNITS.get(field.name, "")}', values))
+    lines += ['scale of the images', *_scale_rows(window, alone), 'over time']
+    for name, label in TEMPORAL.items():
+        values = [_number(getattr(scores.temporal, name)) for scores in (window, alone)]
+        lines.append(_row(f'  {label}', values))
+    pose = evaluation.pose
+    lines += ['pose network against odometry']
+    for label, value in (
+        ('ATE over 5 frames [m]', pose.ate5_mean),
+        ('  its deviation [m]', pose.ate5_std),
+        ('ATE RMSE of all [m]', pose.ate_rmse),
+    ):
+        lines.append(_row(f'  {label}', [_number(value)]))
+    return '\n'.join(lines)
+
+
+def _headline(evaluation: Evaluation) -> str:
+    scores = evaluation.window
+    truth = f'truth {evaluation.truth_topic}' if evaluation.truth_topic else 'no truth'
+    coverage = '' if scores.coverage is None else f', coverage {100 * scores.coverage:.1f} %'
+    unit = 'metres' if evaluation.metric else 'a unit of their own'
+    return f'{evaluation.bag}: {scores.frames} frames, {truth}{coverage}; depths in {unit}'
+
+
+def _scale_rows(window: Scores, alone: Scores) -> list[str]:
+    scales = (window.scale, alone.scale)
+    return [
+        _row('  mean', [_number(scale.mean if scale else None) for scale in scales]),
+        _row('  deviation', [_number(scale.std if scale else None) for scale in scales]),
+    ]
+
+
+def _row(label: str, values: list[str]) -> str:
+    return f'{label:<26}' + ''.join(f'{value:>14}' for value in values)
+
+
+def _number(value: float | None) -> str:
+    return ABSENT if value is None else f'{value:.4f}'
