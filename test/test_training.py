@@ -278,3 +278,23 @@ def test_predict_of_three_frames_writes_their_disparity_in_order(
         ).disparities[0]
     assert disparity.dtype == np.float32 and disparity.shape == (3, 48, 64)
     np.testing.assert_allclose(disparity, expected[0, :, 0].numpy(), atol=1e-5)
+
+
+def test_predict_of_frames_resizes_them_and_their_K_to_the_weights(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    views = render_recording(frames=2, height=48, width=64)
+    paths = [str(tmp_path / f'{index}.png') for index in range(2)]
+    for path, view in zip(paths, views, strict=True):
+        cv2.imwrite(path, view.image[..., ::-1].repeat(2, axis=0).repeat(2, axis=1))
+    command = ['predict', '--weights', str(weights), '--out', str(tmp_path), '--intrinsics']
+    command += ['120', '110', '63', '47', '--images']
+    assert main([*command, *paths]) == 0
+    images = np.stack([view.image for view in views]).transpose(0, 3, 1, 2)
+    K = torch.tensor([[[60, 0, 31.25], [0, 55, 23.25], [0, 0, 1]]])
+    with torch.inference_mode():
+        expected = lively(TINY)(torch.from_numpy(images)[None].float() / 255, K).disparities[0]
+    found = np.load(tmp_path / 'disparity.npy')
+    np.testing.assert_allclose(found, expected[0, :, 0].numpy(), atol=1e-5)
+    assert main([*command, paths[0]]) == 1
+    assert 'alone has no neighbour' in capsys.readouterr().err

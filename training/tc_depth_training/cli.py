@@ -105,6 +105,14 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _import_official(arguments: argparse.Namespace) -> int:
+    from tc_depth_training.import_official import import_official
+
+    info = import_official(arguments.folder, arguments.out)
+    print(f'wrote {arguments.out}: {info.training_data}')
+    return 0
+
+
 def _topic_overrides(arguments: argparse.Namespace) -> list[str]:
     """Topics given on the command line, as settings of the configuration."""
     given = {
@@ -173,6 +181,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument('--weights', default='', help='default: the embedded model')
     _add_topics(demo)
     demo.set_defaults(run=_demo)
+
+    official = commands.add_parser(
+        'import-official', help="convert the authors' .pth files, or Monodepth2's"
+    )
+    official.add_argument('folder', type=Path, help='holds encoder.pth, depth.pth and so on')
+    official.add_argument('out', type=Path, metavar='OUT.safetensors', help='file to write')
+    official.set_defaults(run=_import_official)
     return parser
 
 

@@ -15,6 +15,7 @@ from tc_depth_ros.frames.frame import Frame
 from tc_depth_ros.frames.preprocessing import network_input
 from tc_depth_ros.frames.window import FrameRejected
 from tc_depth_ros.network.checkpoint import load_weights
+from tc_depth_ros.network.tc_depth import TCDepth
 from tc_depth_ros.pictures import (
     DepthRangeFollower,
     colour_depth,
@@ -86,8 +87,16 @@ def predict_window(
 
     Writes ``disparity.npy``: float32, F x H x W, the network's sigmoid disparity, in the order
     given.
+
+    :param intrinsics: fx, fy, cx, cy in pixels of the images, which are resized where needed
+    :raises PredictError: an unreadable image, or one alone for a network that compares frames
     """
     network, _, info = load_weights(weights or DEFAULT_WEIGHTS)
+    if isinstance(network, TCDepth) and len(images) < 2:
+        raise PredictError(
+            f'{images[0]} alone has no neighbour to attend to: give frames in time order, or '
+            'the same one three times'
+        )
     size = (info.input_height, info.input_width)
     inputs = [
         network_input(Frame(_read_image(path), _matrix(intrinsics), index, ''), size)
