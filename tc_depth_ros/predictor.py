@@ -141,14 +141,26 @@ class DepthPredictor:
         self.reset()
 
     def _depth(self, disparity: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-        """Depth at the camera's size; disparity is what is interpolated, for it is bounded."""
-        network = self.info.network
-        full = cv2.resize(disparity, size[::-1], interpolation=cv2.INTER_LINEAR)
-        depth = depth_from_disparity(torch.from_numpy(full), network.min_depth, network.max_depth)
-        metres = (depth * self.info.scale).numpy()
+        """Depth at the camera's size, within the range asked for."""
+        metres = full_size_depth(disparity, size, self.info)
         metres[metres > self._config.max_range] = np.inf
         metres[~(metres >= self._config.min_range)] = np.nan
-        return np.asarray(metres, dtype=np.float32)
+        return metres
+
+
+def full_size_depth(
+    disparity: NDArray[np.float32], size: tuple[int, int], info: WeightsInfo
+) -> NDArray[np.float32]:
+    """
+    Depth at the camera's size; disparity is what is interpolated, for it is bounded.
+
+    :param disparity: in (0, 1), at the network's size, (h, w)
+    :param size: (height, width) of the camera
+    :return: z in network units times the weights' scale, (H, W)
+    """
+    full = cv2.resize(disparity, size[::-1], interpolation=cv2.INTER_LINEAR)
+    near, far = info.network.min_depth, info.network.max_depth
+    return np.asarray(depth_from_disparity(torch.from_numpy(full), near, far) * info.scale)
 
 
 def _device(name: str) -> torch.device:

@@ -73,6 +73,22 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _refine(arguments: argparse.Namespace) -> int:
+    from tc_depth_training.refine import RefineConfig, refine_frames, refine_sequence
+
+    config = RefineConfig(
+        arguments.steps, arguments.learning_rate, time_step_s=arguments.time_step
+    )
+    source = (arguments.bag, arguments.weights, arguments.out, config)
+    if arguments.per_frame:
+        count = refine_frames(*source, arguments.image, arguments.camera_info)
+        print(f'wrote the depth of {count} frames to {arguments.out / "depth"}')
+    else:
+        refine_sequence(*source, arguments.image, arguments.camera_info)
+        print(f'wrote {arguments.out}')
+    return 0
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from tc_depth_training.evaluate import DepthRange, evaluate
     from tc_depth_training.evaluation.sequence import Topics
@@ -162,6 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser('evaluate', help='how good and how steady depth is on a bag')
     evaluate.add_argument('bag', type=Path, metavar='BAG')
     evaluate.add_argument('--weights', type=Path, help='default: the embedded model')
+    evaluate.add_argument(
+        '--predictions', type=Path, metavar='DIR', help='score its STAMP.npy instead of predicting'
+    )
     _add_topics(evaluate)
     truth = 'default: the only one; none: go without'
     evaluate.add_argument('--depth', default='', metavar='TOPIC', help=f'true depth; {truth}')
@@ -173,6 +192,23 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument('--json', type=Path, metavar='FILE', help='write all numbers')
     evaluate.add_argument('--report', type=Path, metavar='DIR', help='write a page of pictures')
     evaluate.set_defaults(run=_evaluate)
+
+    refine = commands.add_parser('refine', help='let weights learn on the bag they are to predict')
+    refine.add_argument('bag', type=Path, metavar='BAG')
+    refine.add_argument('--weights', type=Path, required=True)
+    refine.add_argument(
+        '--out', type=Path, required=True, help='weights to write; with --per-frame a folder'
+    )
+    refine.add_argument(
+        '--per-frame', action='store_true', help='anew for each frame; writes its depth'
+    )
+    refine.add_argument('--steps', type=int, default=20, help='in all, or of each frame')
+    refine.add_argument('--learning-rate', type=float, default=2e-5)
+    refine.add_argument(
+        '--time-step', type=float, default=0.1, metavar='S', help='between the frames of a window'
+    )
+    _add_topics(refine)
+    refine.set_defaults(run=_refine)
 
     demo = commands.add_parser('demo', help='play a bag into the node and look at what comes out')
     demo.add_argument('bag', nargs='?', type=Path, help='default: a synthetic recording')

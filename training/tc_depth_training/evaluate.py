@@ -83,12 +83,15 @@ def evaluate(
     topics: Topics | None = None,
     depth_range: DepthRange | None = None,
     report: Path | None = None,
+    predictions: Path | None = None,
 ) -> Evaluation:
     """
     Score weights on a bag.
 
     :param weights: None is the embedded model
     :param report: a folder to write a page of pictures to
+    :param predictions: a folder of ``STAMP.npy``, scored in place of what the weights predict
+        with the past
     :raises BagError: the bag cannot be used as asked
     :raises WeightsError: the weights cannot be used
     """
@@ -100,7 +103,9 @@ def evaluate(
         if sequence.truth is not None:
             _keep_range(sequence.truth, sequence.truth_topic, depth_range)
         predicted = [
-            predict(sequence, loaded, scratch / 'window', alone=False),
+            predict(sequence, loaded, scratch / 'window', alone=False)
+            if predictions is None
+            else read_predictions(sequence, predictions, scratch / 'window'),
             predict(sequence, loaded, scratch / 'single_frame', alone=True),
         ]
         scales = [find_scales(sequence, depths) for depths in predicted]
@@ -143,6 +148,34 @@ def predict(sequence: FrameSequence, weights: Weights, file: Path, *, alone: boo
         prediction = predictor.push(sequence.frame(index))
         assert prediction is not None  # output is newest: every frame is answered
         depths[index] = prediction.depth
+    return depths
+
+
+def read_predictions(sequence: FrameSequence, folder: Path, file: Path) -> Depths:
+    """
+    Read the depths that ``tc-depth predict`` or ``refine`` wrote; a frame without has none.
+
+    :param folder: of ``STAMP.npy``, float32, z in m, (H, W)
+    :param file: to keep the depths in
+    :raises BagError: no file is of this bag, or one is of another size
+    """
+    depths = np.memmap(file, np.float32, 'w+', shape=sequence.images.shape[:3])
+    depths[:] = np.nan
+    found = 0
+    for index, stamp in enumerate(sequence.stamps_ns):
+        path = folder / f'{stamp}.npy'
+        if not path.exists():
+            continue
+        depth = np.load(path)
+        if depth.shape != depths.shape[1:]:
+            raise BagError(f'{path} is {depth.shape}, but the images are {depths.shape[1:]}')
+        depths[index] = depth
+        found += 1
+    if not found:
+        raise BagError(
+            f'{folder} holds no STAMP.npy of this bag, whose first stamp is '
+            f'{sequence.stamps_ns[0]} ns: give the depth folder that predict or refine wrote'
+        )
     return depths
 
 
