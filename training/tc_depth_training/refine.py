@@ -177,11 +177,14 @@ def _adapt(
 ) -> None:
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(learning, config.learning_rate)
-    for batch in batches:
-        loss = model(batch, batch.images, target, False).total
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+    # The auto-mask breaks ties by chance: the same chance for every frame and every run
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        for batch in batches:
+            loss = model(batch, batch.images, target, False).total
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
 
 
 def _random_batches(dataset: WindowDataset, config: RefineConfig) -> Iterator[Batch]:

@@ -52,8 +52,7 @@ def find_windows(recording: Recording, time_steps_s: Sequence[float]) -> Windows
     indices = np.concatenate(candidates)
     posed: NDArray[np.bool_] = np.ones(len(indices), dtype=np.bool_)
     if recording.world_T_camera is not None:
-        missing = np.isnan(recording.world_T_camera[indices]).reshape(len(indices), -1)
-        posed = np.logical_not(missing.any(axis=1))
+        posed &= np.isfinite(recording.world_T_camera[indices]).all(axis=(1, 2, 3))
     flows = {pair: 0.0 for window in indices[posed] for pair in _pairs(window)}
     for first, second in flows:
         flows[first, second] = median_flow_px(recording.images[first], recording.images[second])
