@@ -22,7 +22,7 @@ from tc_depth_ros.geometry.reprojection import warp
 from tc_depth_ros.geometry.transform import invert_transform
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.config import ConfigError, load_config
-from tc_depth_training.data.augmentation import flip, jitter_colours
+from tc_depth_training.data.augmentation import ColourJitter, flip, jitter_colours, turn_hue
 from tc_depth_training.data.bag import ODOMETRY, Bag, BagError, CameraTopics
 from tc_depth_training.data.recording import Recording, read_recording
 from tc_depth_training.data.trajectory import Trajectory, rotation_from_quaternion, slerp
@@ -260,7 +260,8 @@ def test_joined_windows_stand_in_order_and_need_all_their_poses(synthetic_views)
 
 
 def jitter(images: torch.Tensor, strength: float = 0.2, seed: int = 0) -> torch.Tensor:
-    return jitter_colours(images, strength, torch.Generator().manual_seed(seed))
+    colour = ColourJitter(strength=strength)
+    return jitter_colours(images, colour, torch.Generator().manual_seed(seed))
 
 
 def test_all_frames_of_a_window_get_the_same_colours_and_windows_get_their_own() -> None:
@@ -275,6 +276,31 @@ def test_colours_stay_between_black_and_white(batch) -> None:
     assert jittered.shape == (8, 3, 3, 240, 320)
     assert jittered.min() >= 0
     assert jittered.max() <= 1
+
+
+def test_frames_can_get_colours_of_their_own() -> None:
+    frame = torch.rand(1, 1, 3, 8, 8, generator=torch.manual_seed(0)) * 0.5
+    colour = ColourJitter(per_frame=True)
+    jittered = jitter_colours(frame.expand(1, 3, 3, 8, 8), colour, torch.manual_seed(1))
+    assert (jittered[0, 0] - jittered[0, 1]).abs().max() > 0.01
+
+
+def test_some_windows_can_keep_their_colours() -> None:
+    images = torch.rand(400, 1, 3, 2, 2, generator=torch.manual_seed(0)) * 0.5
+    jittered = jitter_colours(images, ColourJitter(probability=0.25), torch.manual_seed(1))
+    kept = (jittered == images).flatten(1).all(dim=1)
+    assert 0.65 < kept.double().mean() < 0.85
+
+
+def test_a_third_of_the_circle_turns_red_into_green_and_leaves_grey() -> None:
+    red_and_grey = torch.tensor([[1.0, 0.3], [0.0, 0.3], [0.0, 0.3]])[None, None, :, None]
+    turned = turn_hue(red_and_grey, torch.tensor([[1 / 3]]))
+    expected = torch.tensor([[0.0, 0.3], [1.0, 0.3], [0.0, 0.3]])[None, None, :, None]
+    torch.testing.assert_close(turned, expected)
+    assert not torch.equal(
+        jitter_colours(red_and_grey, ColourJitter(strength=0, hue=0.1), torch.manual_seed(0)),
+        red_and_grey,
+    )
 
 
 def test_brightness_varies_by_up_to_the_strength_both_ways() -> None:
@@ -311,7 +337,7 @@ def test_only_the_network_sees_varied_colours_and_half_of_the_batches_are_mirror
     small = replace(batch, images=batch.images[..., ::8, ::8])
     mirrored = 0
     for _ in range(40):
-        true, seen = augmented(small, 0.2, generator)
+        true, seen = augmented(small, ColourJitter(), generator)
         assert not torch.equal(seen, true.images)
         flipped = torch.equal(true.images, small.images.flip(-1))
         assert flipped or torch.equal(true.images, small.images)

@@ -20,6 +20,7 @@ from tc_depth_training.data.recording import Recording
 from tc_depth_training.data.windows import WindowDataset
 from tc_depth_training.losses.consistency import coarse_loss, geometric_loss
 from tc_depth_training.losses.masks import auto_mask, cycle_error, cycle_mask
+from tc_depth_training.losses.motion import motion_loss, static_mask
 from tc_depth_training.losses.objective import Objective, ObjectiveConfig, SourceView, objective
 from tc_depth_training.losses.photometric import photometric_error, reprojection_loss, ssim
 from tc_depth_training.losses.smoothness import smoothness_loss
@@ -180,6 +181,35 @@ def test_a_cycle_through_true_depth_returns_the_image(synthetic_pair: ViewPair) 
     assert wrong[p.visible].median() > 10 * error.median()
 
 
+# Student against teacher
+
+
+def test_static_is_where_student_and_teacher_differ_by_less_than_a_factor_of_1_6() -> None:
+    student, teacher = a_map([1.59, 1.61, 1.0, 1.0, 2.0]), a_map([1.0, 1.0, 1.59, 1.61, 2.0])
+    assert static_mask(student, teacher).flatten().tolist() == [1, 0, 1, 0, 1]
+    assert static_mask(student, teacher, threshold=1.0).all()
+    # The two conditions of SPEC 2(d), as they stand there
+    random, other = 0.5 + 4 * noise(1, 1, 30, 30), 0.5 + 4 * noise(1, 1, 30, 30, seed=3)
+    both = ((random - other) / other < 0.6) & ((other - random) / random < 0.6)
+    assert torch.equal(static_mask(random, other), both.double())
+
+
+def test_the_motion_loss_by_hand() -> None:
+    # Not static: the second, |1/4 - 1/2| = 0.25, and the fourth, |1/1 - 1/2| = 0.5; of four pixels
+    student, teacher = a_map([2.0, 4.0, 3.0, 1.0]), a_map([2.0, 2.0, 2.0, 2.0])
+    static = static_mask(student, teacher)
+    assert static.flatten().tolist() == [1, 0, 1, 0]
+    assert motion_loss(student, teacher, static).item() == pytest.approx((0.25 + 0.5) / 4)
+
+
+def test_the_student_learns_from_the_teacher_and_not_the_reverse() -> None:
+    student, teacher = a_map([4.0, 2.0]).requires_grad_(), a_map([2.0, 2.0]).requires_grad_()
+    motion_loss(student, teacher, static_mask(student, teacher)).backward()
+    # d|1/D - 1/Dt| / dD = 1/D^2 where D > Dt, over two pixels
+    assert student.grad is not None and teacher.grad is None
+    assert student.grad.flatten().tolist() == pytest.approx([1 / 16 / 2, 0])
+
+
 # Depth against depth, disparity against image
 
 
@@ -276,7 +306,11 @@ class Room:
         ]
 
     def loss(
-        self, output: DepthOutput, target: int = 1, config: ObjectiveConfig | None = None
+        self,
+        output: DepthOutput,
+        target: int = 1,
+        config: ObjectiveConfig | None = None,
+        teacher_depth: Tensor | None = None,
     ) -> Objective:
         torch.manual_seed(0)
         return objective(
@@ -287,6 +321,7 @@ class Room:
             self.K,
             DEPTH_RANGE,
             config or ObjectiveConfig(),
+            teacher_depth,
         )
 
 
@@ -318,9 +353,48 @@ def test_the_total_is_the_weighted_sum_of_finite_terms(room) -> None:
         terms['photometric']
         + 0.7 * terms['geometric']
         + 0.3 * terms['smoothness']
-        + terms['coarse'],
+        + terms['coarse']
+        + terms['motion'],
         rel=1e-5,
     )
+
+
+def test_the_papers_total(room) -> None:
+    """(1/4) sum_s [L_p + L_m + 0.1 L_geo + (1e-3 / 2^s) L_sm] + L_ref, scale by scale."""
+    output, teacher = room.output(1.1 * room.depth), 2 * room.depth[:, 1]
+    whole = room.loss(output, teacher_depth=teacher)
+    each = [
+        room.loss(output, config=ObjectiveConfig(scales=(s,)), teacher_depth=teacher)
+        for s in range(4)
+    ]
+    # A loss of one scale already halves its smoothness s times
+    expected = sum(
+        e.photometric + e.motion + 0.1 * e.geometric + 1e-3 * e.smoothness for e in each
+    )
+    torch.testing.assert_close(whole.total, expected / 4 + whole.coarse)
+
+
+def test_a_teacher_that_agrees_changes_nothing(room) -> None:
+    # Coarser scales blur the edges of things, and differ from any teacher there
+    output, finest = room.output(room.depth), ObjectiveConfig(scales=(0,))
+    alone, taught = (room.loss(output, 1, finest, t) for t in (None, room.depth[:, 1]))
+    assert alone.motion == taught.motion == 0
+    assert taught.static_share == 1
+    torch.testing.assert_close(alone.total, taught.total, rtol=0, atol=0)
+
+
+def test_what_moves_is_pulled_to_the_teacher_and_not_compared_with_other_views(room) -> None:
+    # The left half is seen twice as far as by the teacher
+    student = room.depth.clone()
+    student[..., :160] *= 2
+    output, teacher = room.output(student), room.depth[:, 1]
+    alone, taught = (room.loss(output, teacher_depth=t) for t in (None, teacher))
+    assert taught.static_share == pytest.approx(0.5, abs=0.01)
+    assert 0 < taught.geometric < 0.5 * alone.geometric
+    # |1/2d - 1/d| = 1/2d on half of the pixels; coarser scales blur the border between the halves
+    expected = (0.5 / room.depth[:, 1, :, :, :160]).mean() / 2
+    torch.testing.assert_close(taught.motion, expected, rtol=0.05, atol=0)
+    assert taught.photometric == alone.photometric
 
 
 def test_scales_are_averaged(room) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tc_depth_ros.network.checkpoint import WeightsError
-from tc_depth_training.config import ConfigError, DataConfig, load_config
+from tc_depth_training.config import ConfigError, DataConfig, load_config, presets
 from tc_depth_training.data.bag import BagError
 
 
@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     from tc_depth_training.train import train
 
-    config = load_config(arguments.config, [*arguments.set, *_topic_overrides(arguments)])
+    network = [f'network.name={arguments.model}'] if arguments.model else []
+    overrides = [*network, *arguments.set, *_topic_overrides(arguments)]
+    config = load_config(arguments.config, overrides)
     run = train(arguments.bags, config, arguments.out)
     print(f'wrote {run.weights}')
     return 0
@@ -152,7 +154,10 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser('train', help='train on one or more bags')
     train.add_argument('bags', nargs='+', type=Path, metavar='BAG')
-    train.add_argument('--config', type=Path, help='YAML; see config/training.yaml')
+    train.add_argument(
+        '--config', type=Path, metavar='YAML', help=f'file, or preset: {", ".join(presets())}'
+    )
+    train.add_argument('--model', help='the network; monodepth is the single-frame teacher')
     train.add_argument('--set', action='append', default=[], metavar='A.B=C', help='override')
     train.add_argument('--out', type=Path, default=Path('runs/latest'), help='folder to write')
     _add_topics(train)

@@ -12,7 +12,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tc_depth_ros.network.config import MONODEPTH, MONODEPTH2, PAPER, SMALL, DepthConfig
+from tc_depth_training.data.augmentation import ColourJitter
 from tc_depth_training.losses.objective import ObjectiveConfig
+
+PRESETS = Path(__file__).parent / 'presets'
 
 
 class ConfigError(ValueError):
@@ -47,7 +50,7 @@ class NetworkConfig(_Section):
     imagenet: bool = True  # encoders from ImageNet, where they are EfficientNet-lite0
     # Depth that an untrained network answers everywhere; in metres where poses are metric. A
     # start far from the scene's depth warps everything out of view.
-    initial_depth: Annotated[float, Field(gt=0.1, lt=100)] = 3.0
+    initial_depth: Annotated[float, Field(gt=0.1, lt=100)] | None = 3.0  # None: as it comes
 
     def structure(self) -> DepthConfig:
         """Build the network's configuration."""
@@ -62,65 +65,133 @@ class NetworkConfig(_Section):
         )
 
 
+SINGLE_FRAME_NETWORKS = ('monodepth', 'monodepth2')
+
+
 class TrainingConfig(_Section):
     """One training run."""
 
+    preset: str = 'small'  # what all that is not given was taken from
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     loss: ObjectiveConfig = ObjectiveConfig()
+    colour: ColourJitter = ColourJitter()
     pose: Literal['learned', 'odometry'] = 'learned'
     # Learn a factor of K's focal length too, for a CameraInfo that is only roughly right
     fit_focal_length: bool = False
-    steps: Annotated[int, Field(ge=1)] = 2000
+    # Weights file, or folder of a run with save_every_epoch; empty: no motion consistency
+    teacher: str = ''
+    teacher_epochs: Annotated[int, Field(ge=1)] = 20  # the first, in which it is heard
+    steps: Annotated[int, Field(ge=1)] | None = 2000
+    epochs: Annotated[int, Field(ge=1)] | None = None  # in place of steps
+    save_every_epoch: bool = False
     batch_size: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    schedule: Literal['cosine', 'step'] = 'cosine'
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = (15, 20)  # epochs, of schedule: step
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.25  # of the learning rate, at each milestone
     warm_up_steps: Annotated[int, Field(ge=0)] = 50
-    colour_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.2
-    gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0  # None: not clipped
+    # Whose frame is rebuilt from the others: any, or the one in the middle alone
+    target: Literal['random', 'centre'] = 'random'
     # Share of the steps that show the network its target alone, as it is at start or after a gap
     single_frame_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     seed: int = 0
     device: str = 'auto'
 
+    @model_validator(mode='before')
+    @classmethod
+    def _let_epochs_replace_steps(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {'steps': None, **values} if values.get('epochs') is not None else values
+
+    @model_validator(mode='before')
+    @classmethod
+    def _suit_single_frames(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A network of single frames is trained as Monodepth2 is, unless told otherwise."""
+        network, loss = (values.get(key) or {} for key in ('network', 'loss'))
+        if isinstance(network, dict) and network.get('name') in SINGLE_FRAME_NETWORKS:
+            suited = {'single_frame_share': 0.0, **values}
+            if isinstance(loss, dict):
+                suited['loss'] = {'geometric_weight': 0.0, **loss}
+            return suited
+        return values
+
     @model_validator(mode='after')
-    def _check_focal_length(self) -> TrainingConfig:
+    def _check(self) -> TrainingConfig:
         if self.fit_focal_length and self.pose == 'learned':
             raise ValueError(
                 'fit_focal_length needs pose: odometry, or nothing fixes the rotation'
             )
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f'steps {self.steps} and epochs {self.epochs}: give one of the two')
         return self
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """
-    Read a configuration.
+def presets() -> list[str]:
+    """Names of the presets."""
+    return sorted(path.stem for path in PRESETS.glob('*.yaml'))
 
-    :param path: YAML, or None for the defaults
+
+def load_config(source: Path | None, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """
+    Read a configuration: the preset that it names, under what it says itself.
+
+    :param source: YAML; or the name of a preset; or None for the defaults
     :param overrides: ``a.b=value`` each, read as YAML
     :raises ConfigError: unknown keys and wrong values, all at once
     """
     values: dict[str, Any] = {}
-    if path is not None:
-        if not path.exists():
-            raise ConfigError(f'configuration {path} does not exist')
-        values = _parse(path.read_text(), str(path)) or {}
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} holds no 'key: value' lines but {values!r}")
+    if source is not None and not source.exists() and str(source) in presets():
+        values = {'preset': str(source)}
+    elif source is not None:
+        values = _read(source)
     for override in overrides:
         key, equals, text = override.partition('=')
         if not equals:
             raise ConfigError(f"--set {override}: expected 'key=value', as in steps=500")
         _assign(values, key.split('.'), _parse(text, f'--set {override}'))
     try:
-        return TrainingConfig.model_validate(values)
+        return TrainingConfig.model_validate(_over_preset(values))
     except ValidationError as error:
         problems = [
             f'{".".join(str(part) for part in e["loc"])}: {e["msg"]} (is {e["input"]!r})'
             for e in error.errors()
         ]
         raise ConfigError(
-            f'{path or "configuration"} has {len(problems)} mistakes:\n  ' + '\n  '.join(problems)
+            f'{source or "configuration"} has {len(problems)} mistakes:\n  '
+            + '\n  '.join(problems)
         ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ConfigError(
+            f'configuration {path} does not exist; there are the presets {", ".join(presets())}'
+        )
+    values = _parse(path.read_text(), str(path)) or {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no 'key: value' lines but {values!r}")
+    return values
+
+
+def _over_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """Lay what is given over the preset that it names."""
+    name = values.get('preset', TrainingConfig().preset)
+    if name not in presets():
+        raise ConfigError(f"preset is '{name}'; there are {', '.join(presets())}")
+    base = _read(PRESETS / f'{name}.yaml')
+    # A run has one length: the one given here replaces the preset's, in whichever unit
+    if values.keys() & {'steps', 'epochs'}:
+        base = {key: value for key, value in base.items() if key not in ('steps', 'epochs')}
+    return _merge(base, values)
+
+
+def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in values.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
 
 
 def _parse(text: str, origin: str) -> Any:

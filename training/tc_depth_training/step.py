@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from tc_depth_ros.geometry.transform import invert_transform
 from tc_depth_ros.network.build import DepthNetwork
 from tc_depth_ros.network.pose import PoseNet
-from tc_depth_training.data.augmentation import flip, jitter_colours
+from tc_depth_training.data.augmentation import ColourJitter, flip, jitter_colours
 from tc_depth_training.data.windows import Batch
 from tc_depth_training.losses.objective import (
     Objective,
@@ -58,7 +58,12 @@ class TrainingModel(nn.Module):
         self._objective_config = objective_config
 
     def forward(
-        self, batch: Batch, seen: Tensor, target_index: int, single_frame: bool
+        self,
+        batch: Batch,
+        seen: Tensor,
+        target_index: int,
+        single_frame: bool,
+        teacher_depth: Tensor | None = None,
     ) -> Objective:
         """
         Loss of a batch.
@@ -67,6 +72,7 @@ class TrainingModel(nn.Module):
         :param target_index: the frame rebuilt from the others; any of them, so that a network
             that will be asked for the newest frame learns that too
         :param single_frame: show the target's neighbours as copies of the target
+        :param teacher_depth: of the target, (B, 1, H, W); None: no motion consistency
         """
         shown, objective_config = seen, self._objective_config
         if single_frame:
@@ -92,6 +98,7 @@ class TrainingModel(nn.Module):
             K,
             (config.min_depth, config.max_depth),
             objective_config,
+            teacher_depth,
         )
 
     def _source_T_target(self, batch: Batch, seen: Tensor, target: int, source: int) -> Tensor:
@@ -103,8 +110,8 @@ class TrainingModel(nn.Module):
         return invert_transform(world_T_camera[:, source]) @ world_T_camera[:, target]
 
 
-def augmented(batch: Batch, colour_jitter: float, generator: Generator) -> tuple[Batch, Tensor]:
+def augmented(batch: Batch, colour: ColourJitter, generator: Generator) -> tuple[Batch, Tensor]:
     """Mirror half of the batches; return them with their images in varied colours."""
     if torch.rand((), generator=generator) < 0.5:
         batch = flip(batch)
-    return batch, jitter_colours(batch.images, colour_jitter, generator)
+    return batch, jitter_colours(batch.images, colour, generator)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import ConcatDataset, DataLoader
 from tqdm import tqdm
@@ -29,11 +30,12 @@ from tc_depth_training.data.recording import read_recording
 from tc_depth_training.data.windows import FRAMES, Batch, WindowDataset, find_windows, join
 from tc_depth_training.losses.objective import Objective
 from tc_depth_training.pretrained import imagenet_file, load_imagenet
+from tc_depth_training.schedule import Schedule
 from tc_depth_training.step import FocalFactor, TrainingModel, augmented
+from tc_depth_training.teacher import Teacher, epoch_file
 
 SAVE_EVERY = 200  # steps
 WEIGHTS_NAME = 'weights.safetensors'
-FINAL_RATE = 0.02  # of the learning rate, at the end of the cosine
 
 
 class TrainingError(RuntimeError):
@@ -53,6 +55,7 @@ def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
     Train on bags and write ``weights.safetensors``, ``config.json`` and ``log.jsonl`` to a folder.
 
     :raises BagError: a bag cannot be used
+    :raises WeightsError: the teacher cannot be used
     :raises TrainingError: the loss stopped being a number
     """
     torch.manual_seed(config.seed)
@@ -62,39 +65,45 @@ def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
     )
     if config.device != 'auto':
         device = torch.device(config.device)
+    # A wrong teacher must show before the bags are read
+    teacher = Teacher(Path(config.teacher), device) if config.teacher else None
     dataset = load_windows(bags, config)
+    schedule = Schedule(config, len(dataset) // config.batch_size)
     model = build_model(config, len(bags)).to(device).train()
     parts = independent_parts(model)
     optimizer = torch.optim.Adam(parameter_groups(model, config.learning_rate))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)
     out.mkdir(parents=True, exist_ok=True)
     (out / 'config.json').write_text(config.model_dump_json(indent=2))
-    progress = tqdm(_endless(dataset, config, generator), 'training', config.steps, unit='step')
+    batches = tqdm(_endless(dataset, config, generator), 'training', schedule.steps, unit='step')
     with (out / 'log.jsonl').open('w') as log:
-        for step, batch in enumerate(progress, start=1):
-            batch, seen = augmented(batch.to(device), config.colour_jitter, generator)
-            target = int(torch.randint(FRAMES, (), generator=generator))
+        for step, batch in zip(range(schedule.steps), batches, strict=False):
+            batch, seen = augmented(batch.to(device), config.colour, generator)
+            target = _draw_target(config, generator)
             alone = bool(torch.rand((), generator=generator) < config.single_frame_share)
-            losses: Objective = model(batch, seen, target, alone)
+            taught = _ask(teacher, schedule.epoch(step), batch, target, config)
+            losses: Objective = model(batch, seen, target, alone, taught)
             values = {name: float(value.detach()) for name, value in vars(losses).items()}
-            _check_finite(values['total'], step)
+            _check_finite(values['total'], step + 1)
             optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
-            # The coarse head learns by itself; a large gradient there must not slow the others
-            for part in parts:
-                clip_grad_norm_(part, config.gradient_norm)
+            if config.gradient_norm is not None:
+                # The coarse head learns by itself; its large gradient must not slow the others
+                for part in parts:
+                    clip_grad_norm_(part, config.gradient_norm)
             optimizer.step()
-            schedule.step()
+            rate.step()
             rounded = {name: round(value, 6) for name, value in values.items()}
-            log.write(json.dumps({'step': step, **rounded, **found_focal_factors(bags, model)}))
-            log.write('\n')
-            progress.set_postfix(loss=f'{values["total"]:.4f}', refresh=False)
-            if step % SAVE_EVERY == 0 or step == config.steps:
+            found = found_focal_factors(bags, model)
+            log.write(json.dumps({'step': step + 1, **rounded, **found}) + '\n')
+            batches.set_postfix(loss=f'{values["total"]:.4f}', refresh=False)
+            last = step + 1 == schedule.steps
+            if (step + 1) % SAVE_EVERY == 0 or last:
                 log.flush()
-                info = weights_info(bags, config, model)
-                save_weights(out / WEIGHTS_NAME, model.network, info, model.pose_net)
-            if step == config.steps:
-                break
+                _save(out / WEIGHTS_NAME, bags, config, schedule, model)
+            if config.save_every_epoch and (schedule.ends_epoch(step) or last):
+                file = epoch_file(out, schedule.epoch(step))
+                _save(file, bags, config, schedule, model)
     return Run(out / WEIGHTS_NAME, values['total'])
 
 
@@ -136,7 +145,8 @@ def build_model(config: TrainingConfig, recordings: int = 1) -> TrainingModel:
         for encoder in encoders:
             if isinstance(encoder, EfficientNetLite0):
                 load_imagenet(encoder, imagenet_file())
-    start_at_depth(network, config.network.initial_depth)
+    if config.network.initial_depth is not None:
+        start_at_depth(network, config.network.initial_depth)
     return TrainingModel(
         network,
         pose_net,
@@ -188,7 +198,7 @@ def start_at_depth(network: DepthNetwork, depth: float) -> None:
 
 
 def weights_info(
-    bags: Sequence[Path], config: TrainingConfig, model: TrainingModel
+    bags: Sequence[Path], config: TrainingConfig, schedule: Schedule, model: TrainingModel
 ) -> WeightsInfo:
     """What the weights file will say of itself."""
     return WeightsInfo(
@@ -200,7 +210,7 @@ def weights_info(
         training_data=', '.join(bag.name for bag in bags),
         code_version=__version__,
         notes={
-            'steps': config.steps,
+            'steps': schedule.steps,
             'batch_size': config.batch_size,
             'seed': config.seed,
             'torch': torch.__version__,
@@ -218,12 +228,32 @@ def found_focal_factors(bags: Sequence[Path], model: TrainingModel) -> dict[str,
     return {'focal_factors': dict(zip(names, model.focal_factor.factors(), strict=True))}
 
 
-def _rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then a cosine down to a small rest."""
-    if step < config.warm_up_steps:
-        return (step + 1) / config.warm_up_steps
-    rest = (step - config.warm_up_steps) / max(1, config.steps - config.warm_up_steps)
-    return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
+def _save(
+    file: Path,
+    bags: Sequence[Path],
+    config: TrainingConfig,
+    schedule: Schedule,
+    model: TrainingModel,
+) -> None:
+    info = weights_info(bags, config, schedule, model)
+    save_weights(file, model.network, info, model.pose_net)
+
+
+def _draw_target(config: TrainingConfig, generator: torch.Generator) -> int:
+    """Choose whose frame of the window is rebuilt from the others."""
+    if config.target == 'centre':
+        return FRAMES // 2
+    return int(torch.randint(FRAMES, (), generator=generator))
+
+
+def _ask(
+    teacher: Teacher | None, epoch: int, batch: Batch, target: int, config: TrainingConfig
+) -> Tensor | None:
+    """Depth of the target as the teacher of this epoch sees it; None: it is not heard."""
+    if teacher is None or epoch >= config.teacher_epochs:
+        return None
+    teacher.begin_epoch(epoch)
+    return teacher.depth(batch.images, batch.K, target)
 
 
 def _endless(

@@ -8,19 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def geometric_loss(
-    differences: Sequence[Tensor], masks: Sequence[Tensor], auto_mask: Tensor
-) -> Tensor:
+def geometric_loss(differences: Sequence[Tensor], masks: Sequence[Tensor], used: Tensor) -> Tensor:
     """
-    ``mean_p(M_auto (1/S) sum_s M_s l_geo,s)`` over all pixels, masked ones included; SPEC 2(b).
+    ``mean_p(M_auto M_static (1/S) sum_s M_s l_geo,s)`` over all pixels; SPEC 2(b).
+
+    Masked pixels count as 0 rather than not at all.
 
     :param differences: per source, relative difference of the depths, (B, 1, H, W)
     :param masks: per source, cycle mask times in-view mask, 1 = used, (B, 1, H, W)
-    :param auto_mask: 1 = used, (B, 1, H, W)
+    :param used: auto-mask times static mask, 1 = used, (B, 1, H, W)
     :return: scalar
     """
     terms = [mask * difference for mask, difference in zip(masks, differences, strict=True)]
-    return (auto_mask * sum(terms) / len(terms)).mean()
+    return (used * sum(terms) / len(terms)).mean()
 
 
 def coarse_loss(coarse_inverse_depth: Tensor, inverse_depth: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from tc_depth_ros.geometry.transform import invert_transform
 from tc_depth_ros.network.output import DepthOutput
 from tc_depth_training.losses.consistency import coarse_loss, geometric_loss
 from tc_depth_training.losses.masks import CYCLE_KEPT, auto_mask, cycle_error, cycle_mask
+from tc_depth_training.losses.motion import STATIC_THRESHOLD, motion_loss, static_mask
 from tc_depth_training.losses.photometric import photometric_error, reprojection_loss
 from tc_depth_training.losses.smoothness import smoothness_loss
 
@@ -33,6 +34,8 @@ class ObjectiveConfig(BaseModel):
     smoothness_weight: Annotated[float, Field(ge=0)] = (
         1e-3  # at full size; halved with every scale
     )
+    motion_weight: Annotated[float, Field(ge=0)] = 1.0  # while there is a teacher
+    motion_threshold: Annotated[float, Field(gt=0)] = STATIC_THRESHOLD
     cycle_kept: Annotated[float, Field(gt=0, le=1)] = CYCLE_KEPT
     cycle_per_image: bool = True  # False: over the batch, as in the paper's code
     scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (0, 1, 2, 3)
@@ -56,7 +59,22 @@ class Objective:
     geometric: Tensor
     smoothness: Tensor
     coarse: Tensor
+    motion: Tensor
     auto_mask_share: Tensor  # of the pixels that the photometric loss uses
+    static_share: Tensor  # of the pixels where the teacher agrees; 1 without one
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What all scales share."""
+
+    target: Tensor  # RGB in [0, 1], (B, 3, H, W)
+    target_index: int
+    sources: Sequence[SourceView]
+    K: Tensor  # (B, 3, 3)
+    depth_range: tuple[float, float]
+    identity_error: Tensor  # (B, 1, H, W)
+    teacher_depth: Tensor | None  # (B, 1, H, W)
 
 
 @dataclass(frozen=True)
@@ -64,7 +82,9 @@ class _ScaleTerms:
     photometric: Tensor
     geometric: Tensor
     smoothness: Tensor
+    motion: Tensor
     auto_mask_share: Tensor
+    static_share: Tensor
 
 
 def objective(
@@ -75,9 +95,10 @@ def objective(
     K: Tensor,
     depth_range: tuple[float, float],
     config: ObjectiveConfig,
+    teacher_depth: Tensor | None = None,
 ) -> Objective:
     """
-    ``L = mean_s [L_p + 0.1 L_geo + (1e-3 / 2^s) L_sm] + L_ref``, without the teacher's term.
+    ``L = mean_s [L_p + L_m + 0.1 L_geo + (1e-3 / 2^s) L_sm] + L_ref``.
 
     :param output: of the depth network for the whole window, (B, F, ...)
     :param target: image of the target, RGB in [0, 1] and not augmented, (B, 3, H, W)
@@ -85,62 +106,59 @@ def objective(
     :param sources: the other frames that rebuild it
     :param K: intrinsics in pixels of H x W, (B, 3, 3)
     :param depth_range: (min_depth, max_depth) of the network
+    :param teacher_depth: of the target at full size, (B, 1, H, W); None: L_m is left out, and
+        every pixel counts as static
     """
     identity_error = _minimum([photometric_error(source.image, target) for source in sources])
     # Ties of a static pair must not all fall to one side
     identity_error = identity_error + 1e-5 * torch.randn_like(identity_error)
-    terms = [
-        _scale_terms(
-            output, scale, target, target_index, sources, K, depth_range, identity_error, config
-        )
-        for scale in config.scales
-    ]
-    count = len(terms)
-    photometric = sum_of([t.photometric for t in terms]) / count
-    geometric = sum_of([t.geometric for t in terms]) / count
-    smoothness = (
-        sum_of([t.smoothness / 2**s for s, t in zip(config.scales, terms, strict=True)]) / count
-    )
+    scene = _Scene(target, target_index, sources, K, depth_range, identity_error, teacher_depth)
+    terms = [_scale_terms(output.disparities[s], scene, config) for s in config.scales]
+    photometric = _mean([t.photometric for t in terms])
+    geometric = _mean([t.geometric for t in terms])
+    smoothness = _mean([t.smoothness / 2**s for s, t in zip(config.scales, terms, strict=True)])
+    motion = _mean([t.motion for t in terms])
     coarse = photometric.new_zeros(())
     if output.coarse_inverse_depth is not None:
         finest = inverse_depth_from_disparity(output.disparities[0].flatten(0, 1), *depth_range)
         coarse = coarse_loss(output.coarse_inverse_depth.flatten(0, 1), finest)
     total = (
         photometric
+        + config.motion_weight * motion
         + config.geometric_weight * geometric
         + config.smoothness_weight * smoothness
         + coarse
     )
-    return Objective(total, photometric, geometric, smoothness, coarse, terms[0].auto_mask_share)
+    return Objective(
+        total,
+        photometric,
+        geometric,
+        smoothness,
+        coarse,
+        motion,
+        terms[0].auto_mask_share,
+        terms[0].static_share,
+    )
 
 
-def _scale_terms(
-    output: DepthOutput,
-    scale: int,
-    target: Tensor,
-    target_index: int,
-    sources: Sequence[SourceView],
-    K: Tensor,
-    depth_range: tuple[float, float],
-    identity_error: Tensor,
-    config: ObjectiveConfig,
-) -> _ScaleTerms:
-    """Terms of one scale, whose disparity is upsampled before it warps."""
-    disparities = output.disparities[scale]
-    size = target.shape[-2:]
+def _scale_terms(disparities: Tensor, scene: _Scene, config: ObjectiveConfig) -> _ScaleTerms:
+    """Terms of one scale, whose disparities (B, F, 1, h, w) are upsampled before they warp."""
+    target, K = scene.target, scene.K
 
     def depth_of(index: int) -> Tensor:
         disparity = disparities[:, index]
-        full = F.interpolate(disparity, size, mode='bilinear', align_corners=False)
-        return depth_from_disparity(full, *depth_range)
+        full = F.interpolate(disparity, target.shape[-2:], mode='bilinear', align_corners=False)
+        return depth_from_disparity(full, *scene.depth_range)
 
-    target_depth = depth_of(target_index)
+    target_depth = depth_of(scene.target_index)
     errors, differences, masks = [], [], []
-    for source in sources:
+    for source in scene.sources:
         source_T_target, source_depth = source.source_T_target, depth_of(source.index)
         warped = warp(source.image, target_depth, K, source_T_target)
         errors.append(photometric_error(warped, target))
-        agreement = depth_agreement(target_depth, source_depth, K, source_T_target, *depth_range)
+        agreement = depth_agreement(
+            target_depth, source_depth, K, source_T_target, *scene.depth_range
+        )
         target_T_source = invert_transform(source_T_target)
         cycle = cycle_error(
             target, target_depth, source_depth, K, source_T_target, target_T_source
@@ -149,13 +167,19 @@ def _scale_terms(
         differences.append(agreement.difference)
         masks.append((kept * agreement.in_view).detach())
     reprojection_error = _minimum(errors)
-    used = auto_mask(reprojection_error, identity_error)
+    used = auto_mask(reprojection_error, scene.identity_error)
+    static, motion = torch.ones_like(used), used.new_zeros(())
+    if scene.teacher_depth is not None:
+        static = static_mask(target_depth, scene.teacher_depth, config.motion_threshold)
+        motion = motion_loss(target_depth, scene.teacher_depth, static)
     smaller_target = F.interpolate(target, disparities.shape[-2:], mode='area')
     return _ScaleTerms(
         reprojection_loss(reprojection_error, used),
-        geometric_loss(differences, masks, used),
-        smoothness_loss(disparities[:, target_index], smaller_target),
+        geometric_loss(differences, masks, used * static),
+        smoothness_loss(disparities[:, scene.target_index], smaller_target),
+        motion,
         used.mean().detach(),
+        static.mean(),
     )
 
 
@@ -164,6 +188,6 @@ def _minimum(errors: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(errors), dim=1).min(dim=1, keepdim=True).values
 
 
-def sum_of(terms: Sequence[Tensor]) -> Tensor:
-    """Sum of scalar tensors, typed as one."""
-    return torch.stack(list(terms)).sum()
+def _mean(terms: Sequence[Tensor]) -> Tensor:
+    """Mean over the scales of scalar tensors."""
+    return torch.stack(list(terms)).sum() / len(terms)
