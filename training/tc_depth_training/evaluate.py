@@ -344,12 +344,13 @@ def _add_tcm(
             motion = _motion(sequence, target, index)
             if motion is not None:
                 neighbours.append(index)
-                filled = fill_gaps(truth[index], LIDAR_FILL_PX if sequence.sparse else 0.0)
+                there = truth[index]
+                filled = fill_gaps(there, LIDAR_FILL_PX) if sequence.sparse else there
                 motions.append(true_motion(_map(truth[target]), _map(filled), motion, camera))
     for tally, depths in zip(tallies, predictions, strict=True):
-        there = [_map(depths[index]) for index in neighbours]
+        predicted = [_map(depths[index]) for index in neighbours]
         tally.tcm.extend(
-            tcm_errors(_map(truth[target]), motions, _map(depths[target]), there, camera)
+            tcm_errors(_map(truth[target]), motions, _map(depths[target]), predicted, camera)
         )
 
 
