@@ -164,6 +164,15 @@ def test_tcm_leaves_out_what_truly_moves_and_the_worst_fifth() -> None:
     assert error.squared == pytest.approx(0.01 / 3, rel=1e-5)
 
 
+def test_tcm_keeps_exactly_the_best_80_percent() -> None:
+    camera = pinhole(1, 10, 1e6)[1]
+    truth = torch.full((1, 10), 5.0)
+    motion = true_motion(truth, truth, torch.eye(4), camera)
+    predicted = truth + 0.1 * torch.tensor([9.0, 0, 8, 1, 7, 2, 6, 3, 5, 4])  # pixel by pixel
+    (error,) = tcm_errors(truth, [motion], truth, [predicted], camera)
+    assert error.absolute == pytest.approx(0.1 * sum(range(8)) / 8, rel=1e-5)
+
+
 def test_tcm_narrows_the_pixels_from_neighbour_to_neighbour() -> None:
     truth = wall(5.0, 5.0, 5.0, 5.0, 5.0)
     moving, static = still(truth, wall(9.0, 5.0, 5.0, 5.0, 5.0)), still(truth, truth)
