@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +31,15 @@ from tc_depth_training import evaluate as evaluation
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
 from tc_depth_training.data.bag import Bag
-from tc_depth_training.evaluate import DepthRange, score_poses, score_trivial
-from tc_depth_training.evaluation.sequence import Topics, read_sequence
+from tc_depth_training.evaluate import (
+    DepthRange,
+    find_scales,
+    score_depths,
+    score_poses,
+    score_temporal,
+    score_trivial,
+)
+from tc_depth_training.evaluation.sequence import Sequence, Topics, read_sequence
 from tc_depth_training.synthetic import SyntheticView, render_recording
 
 SECOND = 1_000_000_000
@@ -361,6 +369,40 @@ def test_a_pose_network_that_is_right_has_no_errors(bag, views, weights, tmp_pat
     assert errors(in_its_unit) == pytest.approx([0, 0], abs=1e-9)
     backward = errors(lambda later: np.linalg.inv(true_motion(later)))
     assert min(backward) > 1e-4
+
+
+# Long bags
+
+
+def peak_bytes(views: list[SyntheticView], frames: int) -> int:
+    """Memory that scoring takes beside the sequence itself, which is on the disk in practice."""
+    depth = np.stack([views[i % FRAMES].depth for i in range(frames)])
+    sequence = Sequence(
+        images=np.stack([views[i % FRAMES].image for i in range(frames)]),
+        K=np.stack([views[0].K] * frames),
+        stamps_ns=np.arange(frames) * SECOND // 10,
+        frame_id='camera',
+        truth=depth,
+        truth_topic='/depth',
+        sparse=False,
+        world_T_camera=np.stack([views[i % FRAMES].world_T_camera for i in range(frames)]),
+    )
+    tracemalloc.start()
+    try:
+        scales = find_scales(sequence, depth)
+        (temporal,) = score_temporal(sequence, [depth], [scales])
+        score_depths(sequence, depth, scales, temporal, DepthRange())
+        score_trivial(sequence, DepthRange())
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_length_of_the_bag(views) -> None:
+    one_frame = views[0].depth.size * 8
+    peak_bytes(views, 6)  # what is made once and kept is made here
+    short, long = (peak_bytes(views, frames) for frames in (6, 24))
+    assert long < short + 3 * one_frame
 
 
 # Bags and weights that cannot be scored
