@@ -100,10 +100,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.image, arguments.camera_info, arguments.depth, arguments.lidar, arguments.odom
     )
     depth_range = DepthRange(maximum=arguments.max_depth)
+    if arguments.json:  # a folder that cannot be made is better known now than after the work
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
     evaluation = evaluate(arguments.bag, arguments.weights, topics, depth_range, arguments.report)
     print(table(evaluation))
     if arguments.json:
-        arguments.json.write_text(json.dumps(evaluation.to_dict(), indent=2) + '\n')
+        arguments.json.write_text(
+            json.dumps(evaluation.to_dict(), indent=2, allow_nan=False) + '\n'
+        )
     if arguments.report:
         print(f'pictures: {arguments.report / "index.html"}')
     return 0

@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tc_depth_ros.frames.preprocessing import network_input, network_size
-from tc_depth_ros.network.checkpoint import Weights, load_weights
+from tc_depth_ros.frames.window import WindowConfig
+from tc_depth_ros.network.checkpoint import Weights, WeightsError, load_weights
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor, PredictorConfig
 from tc_depth_training.data.bag import BagError
 from tc_depth_training.evaluation.depth_errors import (
@@ -56,7 +57,7 @@ from tc_depth_training.evaluation.trivial import fit_trivial_answers
 Floats = NDArray[np.float64]
 Depths = NDArray[np.float32]  # (N, H, W)
 
-MAX_PAIR_GAP_S = 0.5  # frames farther apart are no neighbours, as in the predictor
+MAX_PAIR_GAP_S = WindowConfig().max_gap_s  # frames farther apart are no neighbours
 LIDAR_CELL_PX = 16  # a pixel hardly ever has a lidar point twice
 LIDAR_FILL_PX = 3.0  # between the points of a neighbouring frame
 
@@ -213,15 +214,21 @@ def score_depths(
 
 
 def find_scales(sequence: FrameSequence, depths: Depths) -> list[FrameScale]:
-    """Find each frame's own factor; frames without truth are left out."""
+    """Find each frame's own factor; frames without truth are left out; raises WeightsError."""
     if sequence.truth is None:
         return []
-    pairs = [_pixels(t, d) for t, d in zip(sequence.truth, depths, strict=True)]
-    return [
+    # A generator: the pixels of all frames together may not fit into memory
+    pairs = (_pixels(t, d) for t, d in zip(sequence.truth, depths, strict=True))
+    found = [
         FrameScale(index, median_scale(pair.truth, pair.prediction))
         for index, pair in enumerate(pairs)
         if pair.truth.size
     ]
+    if not found:
+        raise WeightsError(
+            'the weights predict no finite depth where there is truth: use others, or train anew'
+        )
+    return found
 
 
 def common_scale(frames: Sequence[FrameScale]) -> float:
@@ -291,7 +298,7 @@ def score_trivial(sequence: FrameSequence, depth_range: DepthRange) -> TrivialSc
         return (truth.astype(np.float64) for truth in sequence.truth)  # type: ignore[union-attr]
 
     def errors(answer: Floats) -> DepthErrors:
-        pairs = [_pixels(truth, answer) for truth in truths()]
+        pairs = (_pixels(truth, answer) for truth in truths())
         return mean_errors([_errors(p, 1.0, depth_range) for p in pairs if p.truth.size])
 
     cell = LIDAR_CELL_PX if sequence.sparse else 1
@@ -370,12 +377,13 @@ def _add_tcm(
             motion = _motion(sequence, target, index)
             if motion is not None:
                 neighbours.append(index)
-                filled = fill_gaps(truth[index], LIDAR_FILL_PX if sequence.sparse else 0.0)
+                there = truth[index]
+                filled = fill_gaps(there, LIDAR_FILL_PX) if sequence.sparse else there
                 motions.append(true_motion(_map(truth[target]), _map(filled), motion, camera))
     for tally, depths in zip(tallies, predictions, strict=True):
-        there = [_map(depths[index]) for index in neighbours]
+        predicted = [_map(depths[index]) for index in neighbours]
         tally.tcm.extend(
-            tcm_errors(_map(truth[target]), motions, _map(depths[target]), there, camera)
+            tcm_errors(_map(truth[target]), motions, _map(depths[target]), predicted, camera)
         )
 
 

@@ -186,8 +186,15 @@ class Bag:
 
     def depth_maps(self, topic: str = '') -> Iterator[DepthMap]:
         """Decode a depth topic: the one named, or the only one; raises BagError."""
-        names = [t.name for t in self.topics() if t.is_depth]
-        for message in self._messages(_choose(self.path, 'depth', names, topic)):
+        topics = {t.name: t for t in self.topics() if t.is_depth}
+        chosen = _choose(self.path, 'depth', list(topics), topic)
+        if topics[chosen].type == COMPRESSED_IMAGE:
+            raise BagError(
+                f'{chosen} of {self.path} is compressed depth, which is not read here: republish '
+                'it as a raw image (image_transport republish) and record that, or go without '
+                f'by --depth {NO_TOPIC}'
+            )
+        for message in self._messages(chosen):
             yield DepthMap(stamp_ns(message.header), decode_depth(message))
 
     def point_clouds(self, topic: str) -> Iterator[PointCloud]:
@@ -224,7 +231,8 @@ class Bag:
             raise BagError(
                 f"{self.path}: {needed_by} needs the transform between '{target}' and "
                 f"'{source}', but {STATIC_TRANSFORMS} links {transforms.links()}: record "
-                f'{STATIC_TRANSFORMS}, with a chain between these frames'
+                f'{STATIC_TRANSFORMS}, with a chain between these frames, or go without '
+                f'{needed_by}'
             )
         return found
 

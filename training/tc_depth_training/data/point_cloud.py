@@ -17,6 +17,8 @@ def decode_points(message: Any) -> NDArray[np.float64]:
     :return: finite points in m, in the frame of the message, (N, 3)
     :raises ValueError: x, y, z are not there as floats, or the data is truncated
     """
+    if message.width * message.height == 0:
+        return np.empty((0, 3))
     fields = {field.name: field for field in message.fields}
     if not {'x', 'y', 'z'} <= fields.keys() or any(
         fields[n].datatype not in FLOATS for n in 'xyz'
@@ -41,8 +43,8 @@ def decode_points(message: Any) -> NDArray[np.float64]:
             f'point cloud is truncated: {data.size} bytes with row_step {message.row_step} cannot '
             f'hold {message.width}x{message.height} points of {message.point_step} bytes'
         )
-    rows = data[: message.height * message.row_step].reshape(message.height, -1)[:, :used]
-    points = np.ascontiguousarray(rows).view(point).ravel()
+    rows = data[: message.height * message.row_step].reshape(message.height, message.row_step)
+    points = np.ascontiguousarray(rows[:, :used]).view(point).ravel()
     xyz = np.stack([points[name].astype(np.float64) for name in 'xyz'], axis=1)
     return xyz[np.isfinite(xyz).all(axis=1)]
 

@@ -28,9 +28,7 @@ class DepthErrors:
 class ScaledErrors:
     """Errors under three ways to choose the factor that a prediction is multiplied by."""
 
-    median: (
-        DepthErrors  # every image by its own: median of the truth over median of the prediction
-    )
+    median: DepthErrors  # every image by its own, the ratio of medians
     overall: DepthErrors  # all images by one: the median of the images' own
     none: DepthErrors  # the prediction as it is
 

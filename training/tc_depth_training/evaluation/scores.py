@@ -81,9 +81,6 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; null where the bag lacks what a number needs."""
         return {
-            'bag': self.bag,
-            'truth': self.truth_topic or None,
-            'metric': self.metric,
             **_scores_to_dict(self.window),
             'pose': asdict(self.pose),
             'single_frame': _scores_to_dict(self.single_frame),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from tc_depth_ros.frames.frame import Frame
-from tc_depth_training.data.bag import Bag, BagError, CameraTopics
+from tc_depth_training.data.bag import NO_TOPIC, Bag, BagError, CameraTopics
 from tc_depth_training.data.point_cloud import depth_of_points
 
 # Truth this much off a frame's time, in periods of the camera and in s, still belongs to it
@@ -59,8 +59,7 @@ def read_sequence(path: Path, topics: Topics, scratch: Path) -> Sequence:
     """
     with Bag(path) as bag:
         camera = bag.find_camera(topics.image, topics.camera_info)
-        depth_topic = bag.find_optional('depth', topics.depth)
-        lidar_topic = '' if depth_topic else bag.find_optional('lidar', topics.lidar)
+        depth_topic, lidar_topic = _find_truth(bag, topics)
         odom_topic = bag.find_optional('odom', topics.odom)
         images, K, stamps_ns, frame_id = _read_camera(bag, camera, scratch)
         size = (images.shape[1], images.shape[2])
@@ -84,6 +83,20 @@ def read_sequence(path: Path, topics: Topics, scratch: Path) -> Sequence:
         sparse=bool(lidar_topic),
         world_T_camera=poses,
     )
+
+
+def _find_truth(bag: Bag, topics: Topics) -> tuple[str, str]:
+    """Topic of the depth images or of the lidar; a topic that is named wins, then depth does."""
+    named_depth, named_lidar = (
+        name not in ('', NO_TOPIC) for name in (topics.depth, topics.lidar)
+    )
+    if named_depth and named_lidar:
+        raise BagError(
+            f'{bag.path}: the truth is {topics.depth} or {topics.lidar}, not both: leave out '
+            '--depth or --lidar'
+        )
+    depth_topic = '' if named_lidar else bag.find_optional('depth', topics.depth)
+    return depth_topic, '' if depth_topic else bag.find_optional('lidar', topics.lidar)
 
 
 @dataclass(frozen=True)
@@ -116,9 +129,20 @@ def _read_camera(
     if images is None:
         raise BagError(f'{camera.image} of {bag.path} has no images')
     stamps_ns, order = np.unique(np.array(stamps, dtype=np.int64), return_index=True)
-    in_order = np.array_equal(order, np.arange(count))
-    ordered = images if in_order else images[order]
-    return ordered, np.stack(intrinsics)[order], stamps_ns, frame_id
+    if not np.array_equal(order, np.arange(count)):
+        images = _reordered(images, order, scratch)
+    return images, np.stack(intrinsics)[order], stamps_ns, frame_id
+
+
+def _reordered(
+    images: NDArray[np.uint8], order: NDArray[np.int64], scratch: Path
+) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
+    """Put images in order, in a file too, since together they may not fit into memory."""
+    shape = (len(order), *images.shape[1:])
+    ordered = np.memmap(scratch / 'images_in_order', np.uint8, 'w+', shape=shape)
+    for place, index in enumerate(order):
+        ordered[place] = images[index]
+    return ordered
 
 
 def _read_poses(
@@ -152,7 +176,7 @@ def _at_size(
     if depth.shape == size:
         return depth
     # Nearest, since the mean of two surfaces is on neither
-    return np.asarray(cv2.resize(depth, size[::-1], interpolation=cv2.INTER_NEAREST))
+    return np.asarray(cv2.resize(depth, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 def _lidar_images(
