@@ -27,19 +27,20 @@ from tc_depth_ros.network.checkpoint import WeightsInfo, load_weights, save_weig
 from tc_depth_ros.network.config import PoseNetConfig
 from tc_depth_ros.network.pose import PoseNet
 from tc_depth_ros.predictor import DepthPredictor
-from tc_depth_training import evaluate as evaluation
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
 from tc_depth_training.data.bag import Bag
-from tc_depth_training.evaluate import (
+from tc_depth_training.evaluation import predictions
+from tc_depth_training.evaluation.depth_scores import (
     DepthRange,
     find_scales,
     score_depths,
-    score_poses,
-    score_temporal,
     score_trivial,
 )
-from tc_depth_training.evaluation.sequence import Sequence, Topics, read_sequence
+from tc_depth_training.evaluation.predictions import predict_trajectory
+from tc_depth_training.evaluation.sequence import FrameSequence, Topics, read_sequence
+from tc_depth_training.evaluation.temporal_scores import score_temporal
+from tc_depth_training.evaluation.trajectory_errors import score_poses
 from tc_depth_training.synthetic import SyntheticView, render_recording
 
 SECOND = 1_000_000_000
@@ -61,10 +62,12 @@ def bag(views: list[SyntheticView], tmp_path_factory: pytest.TempPathFactory) ->
     return path
 
 
-def write_weights(path: Path, pose: bool = True, height: int = 48, width: int = 64) -> Path:
+def write_weights(
+    path: Path, pose: bool = True, height: int = 48, width: int = 64, metric: bool = True
+) -> Path:
     torch.manual_seed(3)
     pose_net = PoseNet(POSE_NET).eval() if pose else None
-    info = WeightsInfo(TINY, height, width, metric=False, pose=POSE_NET if pose else None)
+    info = WeightsInfo(TINY, height, width, metric=metric, pose=POSE_NET if pose else None)
     save_weights(path, lively(TINY), info, pose_net)
     return path
 
@@ -208,6 +211,13 @@ def test_without_odometry_what_needs_none_is_there(run, bag) -> None:
     assert numbers['depth'] == whole['depth']
 
 
+def test_the_odometry_says_nothing_of_depths_in_another_unit(run, bag, tmp_path) -> None:
+    relative = write_weights(tmp_path / 'relative.safetensors', metric=False)
+    assert run(bag, '--depth', 'none', weights=relative)['temporal']['tae'] is None
+    # The truth gives them their unit
+    assert run(bag, weights=relative)['temporal']['tae'] > 0
+
+
 def test_weights_without_a_pose_network_have_no_pose_errors(run, bag, tmp_path) -> None:
     numbers = run(bag, weights=write_weights(tmp_path / 'w.safetensors', pose=False))
     assert set(numbers['pose'].values()) == {None}
@@ -298,7 +308,7 @@ def ask_oracle(run, bag, views, monkeypatch) -> Callable[..., dict[str, Any]]:
         factors: list[float], bag: Path = bag, views: list[SyntheticView] = views
     ) -> dict[str, Any]:
         oracle = Oracle(views, factors)
-        monkeypatch.setattr(evaluation, 'DepthPredictor', lambda *_: oracle)
+        monkeypatch.setattr(predictions, 'DepthPredictor', lambda *_: oracle)
         return run(bag)
 
     return call
@@ -354,7 +364,7 @@ def test_a_pose_network_that_is_right_has_no_errors(bag, views, weights, tmp_pat
         """Of a network that answers ``later_T_earlier`` by the index of the later."""
         motions = (torch.from_numpy(motion(i))[None] for i in range(1, FRAMES))
         told = load_weights(weights)._replace(pose_net=lambda earlier, later: next(motions))
-        found = score_poses(sequence, told)
+        found = score_poses(sequence.world_T_camera, predict_trajectory(sequence, told))
         return [found.ate5_mean, found.ate_rmse]
 
     def true_motion(later: int) -> NDArray[np.float64]:
@@ -377,7 +387,7 @@ def test_a_pose_network_that_is_right_has_no_errors(bag, views, weights, tmp_pat
 def peak_bytes(views: list[SyntheticView], frames: int) -> int:
     """Memory that scoring takes beside the sequence itself, which is on the disk in practice."""
     depth = np.stack([views[i % FRAMES].depth for i in range(frames)])
-    sequence = Sequence(
+    sequence = FrameSequence(
         images=np.stack([views[i % FRAMES].image for i in range(frames)]),
         K=np.stack([views[0].K] * frames),
         stamps_ns=np.arange(frames) * SECOND // 10,
@@ -390,7 +400,7 @@ def peak_bytes(views: list[SyntheticView], frames: int) -> int:
     tracemalloc.start()
     try:
         scales = find_scales(sequence, depth)
-        (temporal,) = score_temporal(sequence, [depth], [scales])
+        (temporal,) = score_temporal(sequence, [depth], [scales], metric=True)
         score_depths(sequence, depth, scales, temporal, DepthRange())
         score_trivial(sequence, DepthRange())
         return tracemalloc.get_traced_memory()[1]

@@ -22,7 +22,7 @@ from tc_depth_training.bag_writer import quaternion_from_matrix, write_bag
 from tc_depth_training.data.bag import BagError
 from tc_depth_training.data.point_cloud import decode_points, depth_of_points
 from tc_depth_training.data.static_transforms import StaticTransforms
-from tc_depth_training.evaluation.sequence import Sequence, Topics, read_sequence
+from tc_depth_training.evaluation.sequence import FrameSequence, Topics, read_sequence
 from tc_depth_training.synthetic import SyntheticView, render_recording
 
 Doubles = NDArray[np.float64]
@@ -294,18 +294,18 @@ def lidar_bag(folder: Path, views: list[SyntheticView], linked: bool = True) -> 
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Callable[..., Sequence]:
+def read(tmp_path: Path) -> Callable[..., FrameSequence]:
     """Read a bag with topics by keyword."""
     scratch = tmp_path / 'scratch'
     scratch.mkdir()
 
-    def call(bag: Path, **topics: str) -> Sequence:
+    def call(bag: Path, **topics: str) -> FrameSequence:
         return read_sequence(bag, Topics(**topics), scratch)
 
     return call
 
 
-def truth_stamps(sequence: Sequence) -> list[bool]:
+def truth_stamps(sequence: FrameSequence) -> list[bool]:
     """Which frames have a truth."""
     assert sequence.truth is not None
     return [bool(np.isfinite(depth).any()) for depth in sequence.truth]
@@ -349,7 +349,7 @@ def level(view: SyntheticView, depth_m: float, after_ns: int = 0) -> SyntheticVi
     return replace(view, depth=np.full_like(view.depth, depth_m), stamp_ns=stamp_ns)
 
 
-def levels(sequence: Sequence) -> list[float]:
+def levels(sequence: FrameSequence) -> list[float]:
     assert sequence.truth is not None
     return [float(np.median(depth)) for depth in sequence.truth]
 

@@ -18,7 +18,7 @@ from tc_depth_ros.pictures import (
     write_picture,
 )
 from tc_depth_training.evaluation.scores import Evaluation, FrameScore
-from tc_depth_training.evaluation.sequence import Sequence
+from tc_depth_training.evaluation.sequence import FrameSequence
 from tc_depth_training.evaluation.table import table
 
 ROWS = 4  # frames on each sheet
@@ -27,7 +27,7 @@ WORST_ERROR = 0.5  # relative, the upper end of the error map
 
 
 def write_report(
-    folder: Path, evaluation: Evaluation, sequence: Sequence, depths: NDArray[np.float32]
+    folder: Path, evaluation: Evaluation, sequence: FrameSequence, depths: NDArray[np.float32]
 ) -> None:
     """
     Write ``index.html`` and its pictures.
@@ -66,7 +66,7 @@ def error_map(truth: NDArray[np.float32], prediction: NDArray[np.float32]) -> RG
 
 def _sheet(
     chosen: list[FrameScore],
-    sequence: Sequence,
+    sequence: FrameSequence,
     depths: NDArray[np.float32],
     evaluation: Evaluation,
 ) -> RGBImage:
@@ -113,7 +113,7 @@ def _caption(chosen: list[FrameScore]) -> str:
     )
 
 
-def _plot_over_time(path: Path, evaluation: Evaluation, sequence: Sequence) -> None:
+def _plot_over_time(path: Path, evaluation: Evaluation, sequence: FrameSequence) -> None:
     figure = Figure(figsize=(10, 5), layout='constrained')
     scale_axes, error_axes = figure.subplots(2, 1, sharex=True)
     start_ns = sequence.stamps_ns[0]

@@ -31,7 +31,7 @@ class Topics:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class FrameSequence:
     """N frames of one camera in time order; large arrays are files of a scratch folder."""
 
     images: NDArray[np.uint8]  # (N, H, W, 3), RGB
@@ -43,13 +43,18 @@ class Sequence:
     sparse: bool  # the truth is of a lidar
     world_T_camera: NDArray[np.float64] | None  # (N, 4, 4), NaN where unknown; None: no odometry
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.images.shape[1], self.images.shape[2]
+
     def frame(self, index: int) -> Frame:
         """One frame as the predictor takes it."""
         stamp_ns = int(self.stamps_ns[index])
         return Frame(np.asarray(self.images[index]), self.K[index], stamp_ns, self.frame_id)
 
 
-def read_sequence(path: Path, topics: Topics, scratch: Path) -> Sequence:
+def read_sequence(path: Path, topics: Topics, scratch: Path) -> FrameSequence:
     """
     Read a bag's camera, and depth or lidar and odometry where it has them.
 
@@ -73,7 +78,7 @@ def read_sequence(path: Path, topics: Topics, scratch: Path) -> Sequence:
         elif lidar_topic:
             maps = _lidar_images(bag, lidar_topic, frame_id, K, stamps_ns, size)
             truth = _match(bag, lidar_topic, maps, stamps_ns, size, scratch)
-    return Sequence(
+    return FrameSequence(
         images,
         K,
         stamps_ns,

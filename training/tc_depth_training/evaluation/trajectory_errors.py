@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tc_depth_training.evaluation.scores import PoseErrors
+
 Floats = NDArray[np.float64]
 SNIPPET = 5  # frames
 
@@ -74,3 +76,20 @@ def _from_first(poses: Floats) -> Floats:
     if not np.isfinite(poses).all():
         return np.full((len(poses), 3), np.nan)
     return np.asarray((np.linalg.inv(poses[0]) @ poses)[:, :3, 3])
+
+
+def score_poses(truth: Floats | None, prediction: Floats | None) -> PoseErrors:
+    """
+    Compare a trajectory with the odometry, where there are both.
+
+    :param truth: world_T_camera, (N, 4, 4); NaN where unknown
+    :param prediction: the same in any unit and any frame
+    """
+    if truth is None or prediction is None:
+        return PoseErrors(None, None, None)
+    snippets = snippet_errors(truth, prediction)
+    return PoseErrors(
+        snippets.mean if snippets else None,
+        snippets.std if snippets else None,
+        trajectory_rmse(truth, prediction),
+    )
