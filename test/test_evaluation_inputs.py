@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -480,3 +481,12 @@ def test_odometry_of_the_base_needs_a_static_transform(read, odometry_of_base) -
     for words in ("'base_link'", f"'{CAMERA_FRAME}'", '/odom', 'record /tf_static', 'go without'):
         assert words in str(caught.value)
     assert read(odometry_of_base, odom='none').world_T_camera is None
+
+
+def test_a_bag_that_does_not_fit_on_the_disk_is_refused_at_once(
+    views, tmp_path, monkeypatch
+) -> None:
+    write_bag(tmp_path / 'bag', views)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(BagError, match='GB of scratch space.*TMPDIR'):
+        read_sequence(tmp_path / 'bag', Topics(), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from tc_depth_training.data.point_cloud import depth_of_points
 
 # Truth this much off a frame's time, in periods of the camera and in s, still belongs to it
 MAX_OFFSET_PERIODS, MAX_OFFSET_S = 0.5, 0.05
+# Of scratch: RGB, put in order if need be; the truth; predictions with and without the past
+BYTES_PER_PIXEL = 2 * 3 + 4 + 2 * 4
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ def read_sequence(path: Path, topics: Topics, scratch: Path) -> FrameSequence:
     Read a bag's camera, and depth or lidar and odometry where it has them.
 
     :param scratch: a folder that outlives the sequence
-    :raises BagError: no camera; topics that do not overlap in time; truth that is all invalid;
-        a transform that is missing
+    :raises BagError: no camera; topics that do not overlap in time; depth of another shape; a
+        transform that is missing; no space left in the scratch folder
     """
     with Bag(path) as bag:
         camera = bag.find_camera(topics.image, topics.camera_info)
@@ -120,6 +123,7 @@ def _read_camera(
     progress = tqdm(bag.frames(camera), f'reading {bag.path.name}', count, unit='frame')
     for index, frame in enumerate(progress):
         if images is None:
+            _check_space(scratch, count, frame.size)
             shape = (count, *frame.image.shape)
             images = np.memmap(scratch / 'images', np.uint8, 'w+', shape=shape)
             frame_id = frame.frame_id
@@ -239,7 +243,19 @@ def _no_overlap(
         return f'{stamps_ns.min() * 1e-9:.3f} to {stamps_ns.max() * 1e-9:.3f} s'
 
     return BagError(
-        f'{topic} of {bag.path} does not overlap the images in time: it is stamped '
-        f'{span(others)}, they are {span(images)}. Record both with one clock, or go without the '
-        'topic by its option and none'
+        f'{topic} of {bag.path} does not overlap the images in time, or is never within '
+        f'{MAX_OFFSET_S:g} s and half a period of one: it is stamped {span(others)}, they are '
+        f'{span(images)}. Record both with one clock, or go without the topic by its option and '
+        f'{NO_TOPIC}'
     )
+
+
+def _check_space(scratch: Path, count: int, size: tuple[int, int]) -> None:
+    """A full disk would end the process without a word, once a file in memory cannot grow."""
+    needed = count * size[0] * size[1] * BYTES_PER_PIXEL
+    free = shutil.disk_usage(scratch).free
+    if needed > free:
+        raise BagError(
+            f'{count} images of {size[1]}x{size[0]} need {needed / 1e9:.1f} GB of scratch space, '
+            f'but {scratch} has {free / 1e9:.1f} GB: set TMPDIR to a folder with more'
+        )
