@@ -415,6 +415,30 @@ def test_memory_does_not_grow_with_the_length_of_the_bag(views) -> None:
     assert long < short + 3 * one_frame
 
 
+# Predictions of files
+
+
+def test_files_are_scored_in_place_of_predictions(run, bag, views, tmp_path) -> None:
+    for view in views[1:]:
+        np.save(tmp_path / f'{view.stamp_ns}.npy', 2 * view.depth.astype(np.float32))
+    numbers = run(bag, '--predictions', str(tmp_path))
+    assert numbers['frames'] == FRAMES - 1
+    assert numbers['coverage'] == pytest.approx((FRAMES - 1) / FRAMES)
+    assert numbers['depth']['global']['abs_rel'] == pytest.approx(0, abs=1e-6)
+    assert numbers['scale']['mean'] == pytest.approx(0.5)
+    single_frame = run(bag)['single_frame']
+    assert numbers['single_frame'] == single_frame
+
+
+def test_files_of_another_bag_or_size_are_refused(bag, views, tmp_path, capsys) -> None:
+    command = ['evaluate', str(bag), '--predictions', str(tmp_path)]
+    assert main(command) == 1
+    assert f'first stamp is {views[0].stamp_ns} ns' in capsys.readouterr().err
+    np.save(tmp_path / f'{views[0].stamp_ns}.npy', np.ones((10, 20), np.float32))
+    assert main(command) == 1
+    assert '(10, 20)' in capsys.readouterr().err
+
+
 # Bags and weights that cannot be scored
 
 

@@ -103,7 +103,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     depth_range = DepthRange(maximum=arguments.max_depth)
     if arguments.json:  # a folder that cannot be made is better known now than after the work
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    evaluation = evaluate(arguments.bag, arguments.weights, topics, depth_range, arguments.report)
+    evaluation = evaluate(
+        arguments.bag,
+        arguments.weights,
+        topics,
+        depth_range,
+        arguments.report,
+        arguments.predictions,
+    )
     print(table(evaluation))
     if arguments.json:
         arguments.json.write_text(
