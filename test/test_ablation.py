@@ -1,4 +1,4 @@
-"""The ablation: what it leaves out is left out, and what it prints are the evaluations' numbers."""
+"""The ablation: what it leaves out is left out, and its table holds the evaluations' numbers."""
 
 from __future__ import annotations
 
