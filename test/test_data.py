@@ -25,7 +25,7 @@ from tc_depth_training.config import ConfigError, load_config
 from tc_depth_training.data.augmentation import ColourJitter, flip, jitter_colours, turn_hue
 from tc_depth_training.data.bag import ODOMETRY, Bag, BagError, CameraTopics
 from tc_depth_training.data.recording import Recording, read_recording
-from tc_depth_training.data.trajectory import Trajectory, rotation_from_quaternion, slerp
+from tc_depth_training.data.trajectory import Trajectory
 from tc_depth_training.data.windows import Batch, WindowDataset, find_windows, join
 from tc_depth_training.losses.photometric import photometric_error
 from tc_depth_training.step import augmented
@@ -49,29 +49,6 @@ def trajectory(*stamps_s: float) -> Trajectory:
     positions = np.stack([t, 2 * t, 0 * t], axis=1)
     quaternions = np.array([about_z(90 * s) for s in stamps_s])
     return Trajectory((t * SECOND).astype(np.int64), positions, quaternions)
-
-
-def test_a_quarter_turn_about_z_takes_x_to_y() -> None:
-    np.testing.assert_allclose(rotation_from_quaternion(about_z(90))[:, 0], [0, 1, 0], atol=1e-12)
-
-
-def test_rotations_agree_with_transforms3d() -> None:
-    quaternions = pytest.importorskip('transforms3d').quaternions
-    for q in np.random.default_rng(0).normal(size=(20, 4)):  # not of unit length
-        expected = quaternions.quat2mat(np.roll(q / np.linalg.norm(q), 1))
-        np.testing.assert_allclose(rotation_from_quaternion(q), expected, atol=1e-12)
-
-
-@pytest.mark.parametrize('sign', [1, -1])
-@pytest.mark.parametrize('fraction', [0.0, 0.25, 0.5, 1.0])
-def test_slerp_turns_evenly_along_the_shorter_arc(sign, fraction) -> None:
-    turned = rotation_from_quaternion(slerp(about_z(10), sign * about_z(70), fraction))
-    expected = rotation_from_quaternion(about_z(10 + 60 * fraction))
-    np.testing.assert_allclose(turned, expected, atol=1e-12)
-
-
-def test_slerp_between_equal_rotations_stays() -> None:
-    np.testing.assert_allclose(slerp(about_z(30), about_z(30), 0.5), about_z(30), atol=1e-12)
 
 
 def test_between_two_poses_the_camera_is_where_it_would_be() -> None:

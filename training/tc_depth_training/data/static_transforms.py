@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tc_depth_training.data.trajectory import pose_matrix
+from tc_depth_ros.geometry.quaternion import pose_matrix
 
 
 @dataclass(frozen=True)
