@@ -22,6 +22,7 @@ MAY_IMPORT = {
     'frames': {'geometry', 'settings'},
     'network': {'geometry'},
     'predictor': {'geometry', 'frames', 'network', 'settings'},
+    'scale': {'geometry', 'settings'},
     'ros': {'geometry', 'frames', 'predictor', 'pictures', 'settings'},
 }
 TRAINING_MAY_IMPORT = {'geometry', 'frames', 'network', 'predictor', 'pictures'}

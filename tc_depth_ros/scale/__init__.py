@@ -1,0 +1,1 @@
+"""How many metres one unit of depth is, found while driving."""
