@@ -61,11 +61,13 @@ def ground_height(frame: ObservedFrame, config: CameraHeightConfig) -> float | N
     if len(points) < 3:
         return None
     m = _best_plane(points, config)
+    if m is None:
+        return None
     for _ in range(REFINEMENTS):
         ground = points[_on_plane(points, m, config)]
         if len(ground) < 3:
             return None
-        m = np.linalg.lstsq(ground, np.ones(len(ground)), rcond=None)[0]
+        m = np.asarray(np.linalg.lstsq(ground, np.ones(len(ground)), rcond=None)[0], np.float64)
     if not (_is_upright(m[None], config)[0] and _is_ground(points, m, config)):
         return None
     ground = points[_on_plane(points, m, config)]
@@ -85,7 +87,9 @@ def lower_points(frame: ObservedFrame) -> NDArray[np.float64]:
     return np.asarray(rays[seen] * z[seen, None])
 
 
-def _best_plane(points: NDArray[np.float64], config: CameraHeightConfig) -> NDArray[np.float64]:
+def _best_plane(
+    points: NDArray[np.float64], config: CameraHeightConfig
+) -> NDArray[np.float64] | None:
     """The plane m through three of the points, upright, that most of them lie on; (3,)."""
     corners = np.random.default_rng(0).integers(len(points), size=(3, HYPOTHESES))
     a, b, c = points[corners]
@@ -94,7 +98,8 @@ def _best_plane(points: NDArray[np.float64], config: CameraHeightConfig) -> NDAr
         planes = normals / np.sum(a * np.cross(b, c), axis=-1, keepdims=True)
         support = np.abs(points @ planes.T - 1) < config.ground_tolerance
         counts = np.where(_is_upright(planes, config), support.sum(axis=0), -1)
-    return np.asarray(planes[np.argmax(counts)])
+    best = int(np.argmax(counts))
+    return np.asarray(planes[best]) if counts[best] >= 3 else None
 
 
 def _on_plane(

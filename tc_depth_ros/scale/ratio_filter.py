@@ -11,6 +11,7 @@ from statistics import median
 from tc_depth_ros.settings import setting
 
 GATE_SIGMAS = 3.0
+CLEAR_MAJORITY = 2 / 3  # of the outliers must agree, or they are only wild
 # Of normal noise: its deviation over its MAD, and the median's standard error over the mean's
 SIGMA_OVER_MAD = 1.4826
 MEDIAN_ERROR = 1.2533
@@ -64,8 +65,8 @@ class RatioFilter:
     A running median in the log domain that outliers do not move and genuine changes do.
 
     Slip of a wheel must not move the factor, a new factor must. Both begin with outliers; the
-    second goes on. So outliers are kept aside, and once ``change_ratios`` of them agree, with no
-    ratio near the old factor in between, they become the window.
+    second goes on. So outliers are kept aside, and once ``change_ratios`` of them, and two thirds,
+    agree, with no ratio near the old factor in between, they become the window.
 
     The factor that is applied is 1 until ``tracking_ratios`` ratios are in, then their median: one
     step, which comes with the change of state. From there on it follows the median at no more
@@ -131,7 +132,8 @@ class RatioFilter:
         if self._is_outlier(log(ratio)):
             self._outliers.append(log(ratio))
             agreeing = self._agreeing_outliers()
-            if len(agreeing) < self._config.change_ratios:
+            needed = max(self._config.change_ratios, CLEAR_MAJORITY * len(self._outliers))
+            if len(agreeing) < needed:
                 return False
             self._logs = deque(agreeing, maxlen=self._config.window)
         else:
