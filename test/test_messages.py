@@ -11,13 +11,8 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 
 from sensor_msgs.msg import PointField
 
-from tc_depth_ros.frames.frame import (
-    Frame,
-    decode_depth,
-    decode_image,
-    intrinsics_from_camera_info,
-    stamp_ns,
-)
+from tc_depth_ros.frames.camera import CameraModel
+from tc_depth_ros.frames.frame import Frame, decode_depth, decode_image, stamp_ns
 from tc_depth_ros.geometry.cloud import organised_cloud
 from tc_depth_ros.ros import messages
 
@@ -66,7 +61,10 @@ def test_headers_bear_stamp_and_frame_id() -> None:
 def test_the_camera_info_is_of_a_rectified_image() -> None:
     message = messages.camera_info(FRAME)
     assert (message.height, message.width) == (5, 7)
-    np.testing.assert_array_equal(intrinsics_from_camera_info(message), FRAME.K)
+    for rectify in (False, True):
+        model = CameraModel.from_message(message, rectify)
+        np.testing.assert_array_equal(model.K, FRAME.K)
+        assert model.maps is None
     np.testing.assert_array_equal(message.k, FRAME.K.ravel())
     np.testing.assert_array_equal(message.r, np.eye(3).ravel())
     assert list(message.d) == [0] * 5

@@ -1,19 +1,20 @@
 """
-A frame: one image with its intrinsics, stamp and frame id, out of any message-shaped objects.
+A frame: one image with its intrinsics, stamp and frame id; and images out of their messages.
 
-Objects are read by attribute, as those of sensor_msgs have them, so messages of rclpy and of a
-bag reader are decoded by the same lines, and training cannot see other pixels than the node.
+Messages are any objects with the attributes of those of sensor_msgs, so messages of rclpy and of
+a bag reader are decoded by the same lines, and training cannot see other pixels than the node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from tc_depth_ros.frames.encodings import ENCODINGS, high_byte
 
 
 class Stamp(Protocol):
@@ -50,16 +51,6 @@ class CompressedImageMessage(Protocol):
     data: Any
 
 
-class CameraInfoMessage(Protocol):
-    """sensor_msgs/CameraInfo; ``k`` and ``p`` are flat, row by row."""
-
-    header: Any
-    height: int
-    width: int
-    k: Any
-    p: Any
-
-
 @dataclass(frozen=True)
 class Frame:
     """One rectified image of one camera."""
@@ -68,6 +59,8 @@ class Frame:
     K: NDArray[np.float64]  # (3, 3), in pixels of this image
     stamp_ns: int
     frame_id: str  # of the camera's optical frame
+    # (H, W); False where rectification found nothing to show. None: all is seen
+    seen: NDArray[np.bool_] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -80,46 +73,9 @@ def stamp_ns(header: Header) -> int:
     return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
 
 
-def frame_from_messages(
-    image: ImageMessage | CompressedImageMessage, camera_info: CameraInfoMessage
-) -> Frame:
-    """
-    Decode an image and put its camera's intrinsics beside it.
-
-    :raises ValueError: unknown encoding, truncated data, CameraInfo without K or of another size
-    """
-    pixels = decode_image(image)
-    K = intrinsics_from_camera_info(camera_info)
-    if (camera_info.height, camera_info.width) != pixels.shape[:2]:
-        raise ValueError(
-            f'image is {pixels.shape[1]}x{pixels.shape[0]} but its CameraInfo says '
-            f'{camera_info.width}x{camera_info.height} (width x height): publish a CameraInfo '
-            'that fits the image, scaled if the image was resized'
-        )
-    return Frame(pixels, K, stamp_ns(image.header), image.header.frame_id)
-
-
-def intrinsics_from_camera_info(camera_info: CameraInfoMessage) -> NDArray[np.float64]:
-    """
-    K of the rectified image: the left 3x3 of ``p``, or ``k`` where ``p`` is not filled in.
-
-    :return: (3, 3), in pixels
-    :raises ValueError: neither holds a positive focal length
-    """
-    projection = np.asarray(camera_info.p, dtype=np.float64).reshape(3, 4)[:, :3]
-    matrix = np.asarray(camera_info.k, dtype=np.float64).reshape(3, 3)
-    for K in (projection, matrix):
-        if np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0:
-            return np.array(K)
-    raise ValueError(
-        f'CameraInfo has no intrinsics (k[0] is {matrix[0, 0]}, p[0] is {projection[0, 0]}): '
-        'calibrate the camera, or set its camera_info_url'
-    )
-
-
 def decode_image(message: ImageMessage | CompressedImageMessage) -> NDArray[np.uint8]:
     """
-    Decode a raw or compressed colour or grey image.
+    Decode a raw or compressed colour or grey image; of 16-bit pixels the high byte.
 
     :return: RGB, (H, W, 3)
     :raises ValueError: unknown encoding, or data that does not hold the image
@@ -144,36 +100,14 @@ def decode_depth(message: ImageMessage) -> NDArray[np.float32]:
     raise ValueError(f"depth encoding is '{message.encoding}'; supported are 16UC1, 32FC1")
 
 
-def _from_bgr(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(x[..., 2::-1])
-
-
-def _from_rgb(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(x[..., :3])
-
-
-def _from_grey(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.repeat(x, 3, axis=2)
-
-
-# encoding -> bytes per pixel, and how to make it RGB
-_RAW_DECODERS: dict[str, tuple[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]] = {
-    'rgb8': (3, _from_rgb),
-    'bgr8': (3, _from_bgr),
-    'rgba8': (4, _from_rgb),
-    'bgra8': (4, _from_bgr),
-    'mono8': (1, _from_grey),
-}
-
-
 def _decode_raw(message: Any) -> NDArray[np.uint8]:
-    if message.encoding not in _RAW_DECODERS:
+    if message.encoding not in ENCODINGS:
         raise ValueError(
             f"image encoding is '{message.encoding}'; supported are "
-            f'{", ".join(_RAW_DECODERS)}: convert it (image_proc) or set the camera driver'
+            f'{", ".join(ENCODINGS)}: convert it (image_proc) or set the camera driver'
         )
-    channels, to_rgb = _RAW_DECODERS[message.encoding]
-    return to_rgb(_rows(message, np.dtype(np.uint8), channels))
+    encoding = ENCODINGS[message.encoding]
+    return encoding.to_rgb(high_byte(_rows(message, encoding.dtype, encoding.channels)))
 
 
 def _rows(message: ImageMessage, dtype: np.dtype[Any], channels: int) -> NDArray[Any]:
@@ -194,12 +128,49 @@ def _rows(message: ImageMessage, dtype: np.dtype[Any], channels: int) -> NDArray
 
 
 def _decode_compressed(message: Any) -> NDArray[np.uint8]:
+    if 'compressedDepth' in message.format:
+        raise ValueError(
+            f"compressed image is of format '{message.format}', which is depth and not a picture: "
+            "remap to the colour camera's compressed topic"
+        )
+    pixels = _uncompressed(message)
+    encoding = _encoding_of(message.format, channels=pixels.shape[2])
+    return ENCODINGS[encoding].to_rgb(high_byte(pixels))
+
+
+def _uncompressed(message: Any) -> NDArray[Any]:
+    """
+    Pixels as they were compressed, (H, W, 1, 3 or 4), 8 or 16 bits.
+
+    Unchanged also means not turned by an orientation in the data, which K would not follow.
+    """
     data = np.frombuffer(message.data, dtype=np.uint8)
-    # OpenCV raises on empty data and answers None to data it does not know
-    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if bgr is None:
+    pixels = None
+    if data.size and not _is_cut_short(data.tobytes()):
+        try:
+            pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        except cv2.error:  # a size beyond all reason, for one
+            pixels = None
+    # OpenCV answers None to data that it does not know
+    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         raise ValueError(
             f"compressed image of format '{message.format}' and {data.size} bytes cannot be "
-            'decoded; supported are JPEG and PNG, not compressedDepth'
+            'decoded: it is cut short, damaged, or neither JPEG nor PNG'
         )
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return np.asarray(pixels.reshape(*pixels.shape[:2], -1))
+
+
+def _is_cut_short(data: bytes) -> bool:
+    """Whether the end mark is missing; older OpenCV would fill what is lost with grey."""
+    if data.startswith(b'\xff\xd8'):
+        # A thumbnail within has an end mark too, but that stands before the scan
+        return data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda')
+    return data.startswith(b'\x89PNG') and b'IEND' not in data
+
+
+def _encoding_of(image_format: str, channels: int) -> str:
+    """Encoding of pixels that OpenCV uncompressed; a mosaic is compressed as if it were grey."""
+    original = image_format.partition(';')[0].strip()
+    if channels == 1 and original.startswith('bayer_') and original in ENCODINGS:
+        return original
+    return {1: 'mono8', 3: 'bgr8', 4: 'bgra8'}[channels]

@@ -2,7 +2,7 @@
 The node: images in, depth and cloud out.
 
 One image's way: ``_on_image`` (executor thread) hands it to the worker, whose thread decodes it
-(:mod:`tc_depth_ros.frames.frame`), predicts (:mod:`tc_depth_ros.predictor`) and publishes
+(:mod:`tc_depth_ros.frames.decoder`), predicts (:mod:`tc_depth_ros.predictor`) and publishes
 (:mod:`tc_depth_ros.ros.messages`).
 """
 
@@ -28,7 +28,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from tc_depth_ros.frames.frame import frame_from_messages
+from tc_depth_ros.frames.decoder import FrameDecoder, is_rectified
 from tc_depth_ros.frames.window import FrameRejected
 from tc_depth_ros.geometry.cloud import organised_cloud
 from tc_depth_ros.pictures import DepthRangeFollower, colour_depth
@@ -121,6 +121,7 @@ class TCDepthNode(LifecycleNode):
             'image/compressed' if compressed else 'image',
             self._on_image,
         )
+        self._decoder = FrameDecoder(rectify=not is_rectified(self._image_input.topic_name))
         self._camera_info_input = self._input(CameraInfo, 'camera_info', self._on_camera_info)
         self._fault = ''
         return super().on_activate(state)
@@ -176,7 +177,7 @@ class TCDepthNode(LifecycleNode):
             if self._predictor is None or not self._wanted():
                 self._tally.dropped('nobody subscribes')
                 return
-            frame = frame_from_messages(arrival.image, arrival.camera_info)
+            frame = self._decoder.decode(arrival.image, arrival.camera_info)
             prediction = self._predictor.push(frame)
             if prediction is not None:
                 self._publish(prediction)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tc_depth_ros.frames.camera import CameraModel
+from tc_depth_ros.frames.decoder import is_rectified
 from tc_depth_training.data.bag import ODOMETRY, Bag
 from tc_depth_training.data.recording import read_recording
 from tc_depth_training.data.windows import STATIC_FLOW_PX, find_windows, median_flow_px
@@ -26,6 +28,7 @@ def inspect_bag(
         duration_s, topics = bag.duration_s, bag.topics()
         camera = bag.find_camera(image_topic, camera_info_topic)
         frame = next(iter(bag.frames(camera)))
+        model = bag.camera_model(camera)
     lines = [f'{path}: {duration_s:.1f} s']
     for topic in topics:
         rate = (topic.count - 1) / duration_s if duration_s else 0.0
@@ -37,6 +40,7 @@ def inspect_bag(
     lines += [
         f'camera {camera.image}, frame {frame.frame_id}',
         f'  {width}x{height}, fx {fx:.1f} fy {fy:.1f} cx {cx:.1f} cy {cy:.1f} px',
+        f'  {_rectification(camera.image, model)}',
     ]
     odometry = [topic.name for topic in topics if topic.type == ODOMETRY]
     recording = read_recording(
@@ -51,6 +55,18 @@ def inspect_bag(
         f'\nwindows of {", ".join(f"{step:g}" for step in time_steps_s)} s: '
         f'{len(windows.indices)} usable, {windows.static} static'
         f'\nodometry: {", ".join(odometry) or "none; train with pose: learned"}'
+    )
+
+
+def _rectification(topic: str, model: CameraModel) -> str:
+    if is_rectified(topic):
+        return "taken as rectified, as its topic's name says"
+    if model.maps is None:
+        return 'taken as it is: its CameraInfo has neither distortion nor rotation'
+    unseen = 0.0 if model.seen is None else 1 - float(model.seen.mean())
+    return (
+        f'rectified while it is read ({model.calibration.distortion_model}), '
+        f'{100 * unseen:.1f} % of the result lies outside the raw image'
     )
 
 

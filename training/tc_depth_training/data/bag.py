@@ -14,13 +14,9 @@ from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_typestore
 
-from tc_depth_ros.frames.frame import (
-    Frame,
-    decode_depth,
-    decode_image,
-    frame_from_messages,
-    stamp_ns,
-)
+from tc_depth_ros.frames.camera import CameraModel
+from tc_depth_ros.frames.decoder import FrameDecoder, is_rectified
+from tc_depth_ros.frames.frame import Frame, decode_depth, stamp_ns
 from tc_depth_training.data.point_cloud import decode_points
 from tc_depth_training.data.static_transforms import StaticTransforms
 from tc_depth_training.data.trajectory import Trajectory
@@ -152,20 +148,22 @@ class Bag:
 
     def frames(self, camera: CameraTopics) -> Iterator[Frame]:
         """
-        Decode all frames in the order recorded, each with the CameraInfo nearest in time.
+        Decode and rectify all frames in the order recorded, each with the CameraInfo nearest in
+        time. A topic whose name says that it is rectified is taken as it is, as the node does.
 
-        :raises ValueError: an image or CameraInfo cannot be decoded
+        :raises ValueError: an image or CameraInfo cannot be decoded, or they do not fit
         """
+        decoder = FrameDecoder(rectify=not is_rectified(camera.image))
         infos = [message for message in self._messages(camera.camera_info)]
         stamps = np.array([stamp_ns(info.header) for info in infos])
         for message in self._messages(camera.image):
             nearest = int(np.abs(stamps - stamp_ns(message.header)).argmin())
-            yield frame_from_messages(message, infos[nearest])
+            yield decoder.decode(message, infos[nearest])
 
-    def images(self, topic: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Stamp and RGB image of all messages of an image topic."""
-        for message in self._messages(topic):
-            yield stamp_ns(message.header), decode_image(message)
+    def camera_model(self, camera: CameraTopics) -> CameraModel:
+        """How the first frame is rectified; raises ValueError as :meth:`frames` does."""
+        camera_info = next(self._messages(camera.camera_info))
+        return CameraModel.from_message(camera_info, rectify=not is_rectified(camera.image))
 
     def find_optional(self, kind: str, wanted: str = '') -> str:
         """
