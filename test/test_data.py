@@ -27,6 +27,7 @@ from tc_depth_training.data.bag import ODOMETRY, Bag, BagError, CameraTopics
 from tc_depth_training.data.recording import Recording, read_recording
 from tc_depth_training.data.trajectory import Trajectory
 from tc_depth_training.data.windows import Batch, WindowDataset, find_windows, join
+from tc_depth_training.inspect import inspect_bag
 from tc_depth_training.losses.photometric import photometric_error
 from tc_depth_training.step import augmented
 from tc_depth_training.synthetic import SyntheticView
@@ -493,6 +494,59 @@ def test_odometry_of_another_time_is_refused(with_odometry_of, synthetic_views) 
     later = [replace(v, stamp_ns=v.stamp_ns + 10 * SECOND) for v in synthetic_views]
     with pytest.raises(BagError, match='does not overlap its images in time'):
         read_recording(with_odometry_of(later), (48, 64), odometry=True)
+
+
+def with_distortion(path: Path, bag: Path, image: str) -> Path:
+    """The left camera's bag as if its lens bent straight lines, its images under another name."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    with (
+        Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer,
+        AnyReader([bag]) as reader,
+    ):
+        names = {LEFT.image: image, LEFT.camera_info: LEFT.camera_info}
+        added = {
+            c.topic: writer.add_connection(names[c.topic], c.msgtype, typestore=store)
+            for c in reader.connections
+            if c.topic in names
+        }
+        for c, stamp, raw in reader.messages([c for c in reader.connections if c.topic in added]):
+            if c.topic == LEFT.camera_info:
+                message = reader.deserialize(raw, c.msgtype)
+                message = replace(message, d=np.array([-0.3, 0.1, 0.0, 0.0, 0.0]))
+                raw = store.serialize_cdr(message, c.msgtype)
+            writer.write(added[c.topic], stamp, raw)
+    return path
+
+
+def test_a_raw_camera_is_rectified_as_the_node_does(bags, synthetic_views, tmp_path) -> None:
+    view = synthetic_views[0]
+    path = with_distortion(tmp_path / 'raw', bags['left'], LEFT.image)
+    with Bag(path) as bag:
+        frames = list(bag.frames(bag.find_camera()))
+    expected = cv2.undistort(view.image, view.K, np.array([-0.3, 0.1, 0, 0, 0]))
+    difference = np.abs(frames[0].image.astype(int) - expected)
+    assert difference.max() <= 8  # fixed point beside floating point
+    assert np.abs(frames[0].image.astype(int) - view.image).mean() > 5
+    np.testing.assert_array_equal(frames[0].K, view.K)
+    assert all(frame.seen is frames[0].seen for frame in frames)  # worked out once
+
+
+def test_a_camera_rectified_by_name_is_taken_as_it_is(bags, synthetic_views, tmp_path) -> None:
+    path = with_distortion(tmp_path / 'rect', bags['left'], '/left/color/image_rect/compressed')
+    with Bag(path) as bag:
+        frame = next(bag.frames(bag.find_camera('', LEFT.camera_info)))
+    np.testing.assert_array_equal(frame.image, synthetic_views[0].image)
+
+
+def test_inspect_says_whether_it_rectifies(bags, tmp_path) -> None:
+    raw = with_distortion(tmp_path / 'raw', bags['left'], LEFT.image)
+    rectified = with_distortion(tmp_path / 'rect', bags['left'], '/left/image_rect/compressed')
+    for path, words in (
+        (raw, 'rectified while it is read (plumb_bob)'),
+        (rectified, "taken as rectified, as its topic's name says"),
+        (bags['left'], 'taken as it is: its CameraInfo has neither distortion nor rotation'),
+    ):
+        assert words in inspect_bag(path, [0.1], '', LEFT.camera_info)
 
 
 @pytest.mark.parametrize(

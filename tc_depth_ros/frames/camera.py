@@ -59,8 +59,9 @@ class CameraModel:
         raw_K = np.array(calibration.k).reshape(3, 3)
         if not rectify or _is_rectified(calibration, raw_K):
             return cls(calibration, K, None, None)
-        u, v = _raw_pixels(calibration, _reduced(raw_K, calibration), K)
-        seen = _is_seen(u, v)
+        raw_K = _reduced(raw_K, calibration)
+        u, v = _raw_pixels(calibration, raw_K, K)
+        seen = _is_seen(calibration, raw_K, K, u, v)
         u[~seen] = v[~seen] = OUTSIDE_PX
         whole, fraction = cv2.convertMaps(u, v, cv2.CV_16SC2)
         maps = RectificationMaps(np.asarray(whole), np.asarray(fraction))
@@ -124,10 +125,10 @@ def _reduced(K: NDArray[np.float64], calibration: Calibration) -> NDArray[np.flo
     for a camera that skips pixels, but not for one that bins as CameraInfo defines it: it is
     (b - 1)/(2b) of a pixel off.
     """
-    cropped = K.copy()
+    cropped = np.array(K)
     cropped[0, 2] -= calibration.roi.x_offset
     cropped[1, 2] -= calibration.roi.y_offset
-    if calibration.binning_x == calibration.binning_y == 1:
+    if (calibration.binning_x, calibration.binning_y) == (1, 1):
         return cropped
     scale_x, scale_y = 1 / calibration.binning_x, 1 / calibration.binning_y
     return np.asarray(resize_intrinsics(torch.from_numpy(cropped), scale_x, scale_y))
@@ -197,17 +198,28 @@ def _raw_pixels(
     return np.asarray(u), np.asarray(v)
 
 
-def _is_seen(u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _is_seen(
+    calibration: Calibration,
+    raw_K: NDArray[np.float64],
+    K: NDArray[np.float64],
+    u: NDArray[np.float32],
+    v: NDArray[np.float32],
+) -> NDArray[np.bool_]:
     """
     Where the raw image has what the rectified one shows, (H, W).
 
     Beyond the angles that it was fitted for, a polynomial may turn back and lead into the image
-    again, mirrored: there the Jacobian's determinant is negative.
+    again: first mirrored, where the Jacobian's determinant is negative, then upside down, where
+    the pixel lies on the other side of the optical axis than its ray.
     """
     height, width = u.shape
     slack = MAP_RESOLUTION_PX / 2  # rounded, it reads the outermost pixels
     inside = (u >= -slack) & (u <= width - 1 + slack) & (v >= -slack) & (v <= height - 1 + slack)
+    row, column = np.indices(u.shape)
+    pixels = np.stack([column, row, np.ones_like(row)], axis=-1)
+    x, y, z = np.moveaxis(pixels @ np.linalg.inv(K @ _rotation(calibration)).T, -1, 0)
     with np.errstate(invalid='ignore'):  # behind an equidistant camera, pixels are infinite
         (u_y, u_x), (v_y, v_x) = np.gradient(u), np.gradient(v)
         upright = u_x * v_y > u_y * v_x
-    return np.asarray(inside & upright)
+        same_side = (u - raw_K[0, 2]) * x + (v - raw_K[1, 2]) * y > -slack * z
+    return np.asarray(inside & upright & same_side & (z > 0))

@@ -155,7 +155,7 @@ def _uncompressed(message: Any) -> NDArray[Any]:
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         raise ValueError(
             f"compressed image of format '{message.format}' and {data.size} bytes cannot be "
-            'decoded: it is cut short, damaged, or neither JPEG nor PNG'
+            'decoded: cut short or damaged, or of another kind; supported are JPEG and PNG'
         )
     return np.asarray(pixels.reshape(*pixels.shape[:2], -1))
 

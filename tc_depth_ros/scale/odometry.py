@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,9 +120,10 @@ class Chain:
 
     @property
     def relative_deviation(self) -> float:
-        """Deviation of the displacement over its length; NaN where a step was not known."""
-        length = max(float(np.linalg.norm(self.displacement)), 1e-12)
-        return float(np.sqrt(np.trace(self.covariance[:3, :3]))) / length
+        """Deviation of the displacement over its length; NaN or Inf where that is not known."""
+        length = float(np.linalg.norm(self.displacement))
+        deviation = float(np.sqrt(np.trace(self.covariance[:3, :3])))
+        return deviation / length if length else inf
 
 
 def _angle_deg(cosine: float) -> float:
