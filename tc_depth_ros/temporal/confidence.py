@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tc_depth_ros.temporal.consistency import carry
+from tc_depth_ros.temporal.consistency import STATISTICS_STEP, carry
 from tc_depth_ros.temporal.view import View
 
 Map = NDArray[np.float32]
@@ -60,8 +60,8 @@ class Logistic(NamedTuple):
         return np.asarray(1 / (1 + np.exp(-score)), dtype=np.float32)
 
 
-BY_RELIEF = Logistic(-1.26, -0.97)
-BY_BOTH = Logistic(-4.17, -0.86, -0.96)
+BY_RELIEF = Logistic(-1.18, -0.94)
+BY_BOTH = Logistic(-3.98, -0.83, -0.96)
 
 
 def confidence(newest: View, past: Sequence[PastView]) -> Map:
@@ -91,11 +91,14 @@ def disagreement_cue(newest: View, past: Sequence[PastView]) -> tuple[Map, NDArr
     total = torch.zeros_like(newest.depth)
     count = torch.zeros_like(newest.depth)
     for view in past:
-        pair = carry(newest.depth, newest.K, np.linalg.inv(view.newest_T_past), view.depth)
+        past_T_newest = np.asarray(np.linalg.inv(view.newest_T_past), np.float64)
+        pair = carry(newest.depth, newest.K, past_T_newest, view.depth)
+        few = pair.thinned(STATISTICS_STEP)
+        if not len(few.carried):
+            continue
+        steady = pair.seen * (few.carried / few.seen).median()
         # Behind the camera there is no logarithm; such points are out of view too
-        ratio = (pair.carried.clamp(min=1e-6) / pair.seen).log()
-        if pair.in_view.any():
-            ratio = ratio - ratio[pair.in_view].median()
+        ratio = (pair.carried.clamp(min=1e-6) / steady).log()
         evident = pair.in_view & (ratio < HIDDEN)
         total += evident * ratio.abs().clamp(max=MAX_DISAGREEMENT)
         count += evident

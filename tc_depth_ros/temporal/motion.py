@@ -110,9 +110,8 @@ class FlowMotion:
         if not found or len(inliers) < max(MIN_POINTS, MIN_INLIER_SHARE * len(points.scene)):
             return None
         points = _Points(points.scene[inliers[:, 0]], points.later[inliers[:, 0]])
-        pose = _Pose(
-            *cv2.solvePnPRefineLM(points.scene, points.later, K, None, rotation, translation)
-        )
+        rotation, translation = cv2.solvePnPRefineLM(*points, K, None, rotation, translation)
+        pose = _Pose(np.asarray(rotation, np.float64), np.asarray(translation, np.float64))
         return Motion(pose.matrix(), pose_covariance(_residuals(points, pose, K)))
 
 
@@ -188,7 +187,7 @@ def _matrix(view: View) -> Floats:
 
 
 def _residuals(points: _Points, pose: _Pose, K: Floats) -> _Residuals:
-    projected, jacobian = cv2.projectPoints(points.scene, *pose, K, None)  # type: ignore[call-overload]
+    projected, jacobian = cv2.projectPoints(points.scene, *pose, K, None)
     # OpenCV's columns are rotation, translation, then the camera's
-    ordered = jacobian[:, [3, 4, 5, 0, 1, 2]].reshape(-1, 2, 6)
-    return _Residuals(points.later - projected[:, 0], ordered)
+    ordered = np.asarray(jacobian[:, [3, 4, 5, 0, 1, 2]], np.float64)
+    return _Residuals(points.later - projected[:, 0], ordered.reshape(-1, 2, 6))
