@@ -14,14 +14,16 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tc_depth_ros.frames.frame import Frame
-from tc_depth_ros.frames.preprocessing import network_input, network_size
+from tc_depth_ros.frames.preprocessing import NetworkInput, network_input, network_size
 from tc_depth_ros.frames.window import Continuity, FrameWindow, WindowConfig
 from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_ros.network.checkpoint import Weights, WeightsInfo, load_weights
 from tc_depth_ros.network.stream import OutputFrame, open_stream
 from tc_depth_ros.settings import setting
+from tc_depth_ros.temporal.view import View
 
 DEFAULT_WEIGHTS = Path(__file__).parent / 'weights' / 'small.safetensors'
 
@@ -57,6 +59,13 @@ class Prediction:
     metric: bool  # False: depth is up to an unknown factor
     frames_used: int  # distinct frames behind it; 1 = single-frame mode
     continuity: Continuity  # 'continued', or why the past was forgotten
+    view: View  # the same frame at the network's size; every z, whatever the range asked for
+
+
+@dataclass(frozen=True)
+class _Pushed:
+    frame: Frame
+    seen: NetworkInput
 
 
 class DepthPredictor:
@@ -73,7 +82,7 @@ class DepthPredictor:
         self._device = torch.device(device)
         self._stream = open_stream(weights.network.to(self._device).eval(), self._config.output)
         self._window = FrameWindow(self._config.window)
-        self._frames: deque[Frame] = deque(maxlen=2)
+        self._pushed: deque[_Pushed] = deque(maxlen=2)
 
     @classmethod
     def from_weights(
@@ -101,7 +110,7 @@ class DepthPredictor:
         """Forget the past: the next frame is a first frame."""
         self._window.reset()
         self._stream.reset()
-        self._frames.clear()
+        self._pushed.clear()
 
     def push(self, frame: Frame) -> Prediction | None:
         """
@@ -115,21 +124,28 @@ class DepthPredictor:
         continuity = self._window.push(frame)
         if continuity != 'continued':
             self._stream.reset()
-            self._frames.clear()
-        self._frames.append(frame)
+            self._pushed.clear()
         size = network_size(frame.size, (self.info.input_height, self.info.input_width))
         try:
             with torch.inference_mode():
-                answer = self._stream.push(*network_input(frame, size, self._device))
+                seen = network_input(frame, size, self._device)
+                answer = self._stream.push(*seen)
         except Exception:
             # What was lost on the way must not shift the frames against their answers
             self.reset()
             raise
+        self._pushed.append(_Pushed(frame, seen))
         if answer is None:
             return None
-        target = self._frames[-1] if self._config.output == 'newest' else self._frames[0]
-        depth = self._depth(answer.disparity[0, 0].cpu().numpy(), target.size)
-        return Prediction(target, depth, self.info.metric, answer.frames_used, continuity)
+        target = self._pushed[-1] if self._config.output == 'newest' else self._pushed[0]
+        return Prediction(
+            target.frame,
+            self._depth(answer.disparity[0, 0].cpu().numpy(), target.frame.size),
+            self.info.metric,
+            answer.frames_used,
+            continuity,
+            self._view(target, answer.disparity),
+        )
 
     def warm_up(self, height: int = 480, width: int = 640) -> None:
         """Run a few frames of this size and forget them, so that the first real one is fast."""
@@ -139,6 +155,11 @@ class DepthPredictor:
         for index in range(3):
             self.push(Frame(blank, K, index + 1, ''))
         self.reset()
+
+    def _view(self, target: _Pushed, disparity: Tensor) -> View:
+        network = self.info.network
+        depth = depth_from_disparity(disparity, network.min_depth, network.max_depth)
+        return View(*target.seen, depth * self.info.scale, target.frame.stamp_ns)
 
     def _depth(self, disparity: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         """Depth at the camera's size, within the range asked for."""

@@ -21,11 +21,13 @@ MAY_IMPORT = {
     'geometry': set(),
     'frames': {'geometry', 'settings'},
     'network': {'geometry'},
-    'predictor': {'geometry', 'frames', 'network', 'settings'},
+    'temporal': {'geometry', 'network', 'settings'},
+    'predictor': {'geometry', 'frames', 'network', 'settings', 'temporal'},
+    'pipeline': {'geometry', 'frames', 'network', 'predictor', 'settings', 'temporal'},
     'scale': {'geometry', 'settings'},
     'ros': {'geometry', 'frames', 'predictor', 'pictures', 'settings'},
 }
-TRAINING_MAY_IMPORT = {'geometry', 'frames', 'network', 'predictor', 'pictures'}
+TRAINING_MAY_IMPORT = {'geometry', 'frames', 'network', 'predictor', 'pictures', 'temporal'}
 ROS_MODULES = {
     'builtin_interfaces',
     'cv_bridge',

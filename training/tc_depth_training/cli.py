@@ -110,6 +110,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         depth_range,
         arguments.report,
         arguments.predictions,
+        confidence=arguments.confidence,
     )
     print(table(evaluation))
     if arguments.json:
@@ -205,6 +206,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument('--odom', default='', metavar='TOPIC', help=truth)
     evaluate.add_argument(
         '--max-depth', type=float, default=80.0, metavar='M', help='farther truth is left out'
+    )
+    evaluate.add_argument(
+        '--confidence', action='store_true', help='and if confidence keeps its word'
     )
     evaluate.add_argument('--json', type=Path, metavar='FILE', help='write all numbers')
     evaluate.add_argument('--report', type=Path, metavar='DIR', help='write a page of pictures')

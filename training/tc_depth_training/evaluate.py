@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tc_depth_ros.network.checkpoint import load_weights
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS
+from tc_depth_training.evaluation.confidence_bins import ConfidenceTally
 from tc_depth_training.evaluation.depth_scores import (
     DepthRange,
     find_scales,
@@ -36,6 +37,8 @@ def evaluate(
     depth_range: DepthRange | None = None,
     report: Path | None = None,
     predictions: Path | None = None,
+    *,
+    confidence: bool = False,
 ) -> Evaluation:
     """
     Score weights on a bag.
@@ -44,9 +47,16 @@ def evaluate(
     :param report: a folder to write a page of pictures to
     :param predictions: a folder of ``STAMP.npy``, scored in place of what the weights predict
         with the past
+    :param confidence: follow the weights' predictions as the node does, and score confidence
     :raises BagError: the bag cannot be used as asked
+    :raises ValueError: confidence is asked for of predictions that are files
     :raises WeightsError: the weights cannot be used
     """
+    if confidence and predictions is not None:
+        raise ValueError(
+            'confidence is of what the weights predict, not of files: leave out --predictions or '
+            '--confidence'
+        )
     depth_range = depth_range or DepthRange()
     loaded = load_weights(weights or DEFAULT_WEIGHTS)
     with tempfile.TemporaryDirectory() as folder:
@@ -54,8 +64,10 @@ def evaluate(
         sequence = read_sequence(bag, topics or Topics(), scratch)
         if sequence.truth is not None:
             keep_range(sequence.truth, sequence.truth_topic, depth_range)
+        tally = ConfidenceTally(sequence, loaded) if confidence else None
+        watch = tally.add if tally else None
         predicted = [
-            predict(sequence, loaded, scratch / 'window', alone=False)
+            predict(sequence, loaded, scratch / 'window', alone=False, watch=watch)
             if predictions is None
             else read_predictions(sequence, predictions, scratch / 'window'),
             predict(sequence, loaded, scratch / 'single_frame', alone=True),
@@ -74,6 +86,7 @@ def evaluate(
             single_frame,
             score_poses(sequence.world_T_camera, predict_trajectory(sequence, loaded)),
             None if sequence.truth is None else score_trivial(sequence, depth_range),
+            tally.scores() if tally else None,
         )
         if report is not None:
             from tc_depth_training.evaluation.report import write_report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +12,27 @@ from tqdm import tqdm
 
 from tc_depth_ros.frames.preprocessing import network_input, network_size
 from tc_depth_ros.network.checkpoint import Weights
-from tc_depth_ros.predictor import DepthPredictor, PredictorConfig
+from tc_depth_ros.predictor import DepthPredictor, Prediction, PredictorConfig
 from tc_depth_training.data.bag import BagError
 from tc_depth_training.evaluation.sequence import FrameSequence
 
 Depths = NDArray[np.float32]  # (N, H, W)
 
 
-def predict(sequence: FrameSequence, weights: Weights, file: Path, *, alone: bool) -> Depths:
+def predict(
+    sequence: FrameSequence,
+    weights: Weights,
+    file: Path,
+    *,
+    alone: bool,
+    watch: Callable[[int, Prediction], None] | None = None,
+) -> Depths:
     """
     Predict all frames in order, as the node does.
 
     :param file: to keep the depths in
     :param alone: forget the past before every frame
+    :param watch: is shown every prediction, with the index of its frame
     :return: z in the weights' unit, NaN where invalid, (N, H, W)
     """
     # No depth is out of range here: the factor is yet to come
@@ -36,6 +45,8 @@ def predict(sequence: FrameSequence, weights: Weights, file: Path, *, alone: boo
         prediction = predictor.push(sequence.frame(index))
         assert prediction is not None  # output is newest: every frame is answered
         depths[index] = prediction.depth
+        if watch is not None:
+            watch(index, prediction)
     return depths
 
 

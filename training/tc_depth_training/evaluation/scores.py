@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tc_depth_training.evaluation.confidence_bins import ConfidenceScores
 from tc_depth_training.evaluation.depth_errors import DepthErrors, ScaledErrors
 
 
@@ -77,14 +78,17 @@ class Evaluation:
     single_frame: Scores  # every frame by itself
     pose: PoseErrors
     trivial: TrivialScores | None
+    confidence: ConfidenceScores | None = None  # None: not asked for
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; null where the bag lacks what a number needs."""
+        asked = {'confidence': self.confidence.to_dict()} if self.confidence else {}
         return {
             **_scores_to_dict(self.window),
             'pose': asdict(self.pose),
             'single_frame': _scores_to_dict(self.single_frame),
             'trivial': asdict(self.trivial) if self.trivial else None,
+            **asked,
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 
+from tc_depth_training.evaluation.confidence_bins import ConfidenceScores
 from tc_depth_training.evaluation.depth_errors import DepthErrors, ScaledErrors
 from tc_depth_training.evaluation.scores import Evaluation, Scores
 
@@ -53,6 +54,8 @@ def table(evaluation: Evaluation) -> str:
         ('ATE RMSE of all [m]', pose.ate_rmse),
     ):
         lines.append(_row(f'  {label}', [_number(value)]))
+    if evaluation.confidence:
+        lines += _confidence_rows(evaluation.confidence)
     return '\n'.join(lines)
 
 
@@ -69,6 +72,24 @@ def _scale_rows(window: Scores, alone: Scores) -> list[str]:
     return [
         _row('  mean', [_number(scale.mean if scale else None) for scale in scales]),
         _row('  deviation', [_number(scale.std if scale else None) for scale in scales]),
+    ]
+
+
+def _confidence_rows(scores: ConfidenceScores) -> list[str]:
+    lines = ['confidence, each image scaled by its own factor']
+    lines.append(_row('  from, to', ['share', 'abs_rel', 'error < 25 %']))
+    for one in scores.bins:
+        label = f'  {one.lowest:.3f}, {one.highest:.3f}' + ('' if one.share else ' (empty)')
+        lines.append(_row(label, [_number(v) for v in (one.share, one.abs_rel, one.good)]))
+    live = scores.live
+    return [
+        *lines,
+        _row('  mean confidence', [_number(scores.mean)]),
+        f'live consistency of {live.pairs} pairs of frames',
+        _row('  disagreement', [_number(live.disagreement)]),
+        _row('  |ln scale ratio|', [_number(live.scale_step)]),
+        _row('  inconsistent share', [_number(live.inconsistent_share)]),
+        _row('  scale jumps', [str(live.scale_jumps)]),
     ]
 
 

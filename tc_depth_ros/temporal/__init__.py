@@ -1,0 +1,1 @@
+"""From one predicted frame to the next: motion, live consistency, confidence."""

@@ -1,0 +1,106 @@
+"""
+How far each depth can be trusted: a probability, from edges and from agreement with the past.
+
+Confidence is the probability that the depth is within 25 % of the truth, given that the image's
+median depth is right. (A common factor is the business of Consistency and of the scale.) It is a
+logistic regression on two cues:
+
+- *relief*, ``ln(max / min)`` of depth over 7 x 7 pixels: at edges a pixel's depth belongs to
+  one surface or the other, or flies between;
+- *disagreement*, the mean of ``|ln(carried / seen)|`` over the past views that have the point
+  in view, each view's median taken out.
+
+Where a point is out of all past views, or lies well behind what they see (it was hidden), there
+is no evidence: relief decides alone, as it does for a first frame.
+
+The constants were fitted on ``kitchen_eval`` with the embedded weights, which have not seen it;
+CONFIDENCE_FIT says how well they hold elsewhere. The order of pixels carries over to other bags
+and weights; the level follows the error that weights make on the scene at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tc_depth_ros.temporal.consistency import STATISTICS_STEP, carry
+from tc_depth_ros.temporal.view import View
+
+Map = NDArray[np.float32]
+
+RELIEF_PX = 7
+# Added before the logarithm: differences below are noise
+RELIEF_FLOOR, DISAGREEMENT_FLOOR = 0.02, 0.02
+MAX_DISAGREEMENT = 1.0  # of one view; a point far off is as wrong as it can be
+HIDDEN = 0.2  # ln of carried over seen, beyond which the point was hidden from the past view
+
+
+class PastView(NamedTuple):
+    """What is kept of a frame that has passed."""
+
+    depth: Tensor  # (1, 1, h, w)
+    newest_T_past: NDArray[np.float64]  # (4, 4)
+
+
+class Logistic(NamedTuple):
+    """``1 / (1 + exp(-(offset + weights . cues)))``; each cue is a logarithm."""
+
+    offset: float
+    relief: float
+    disagreement: float = 0.0
+
+    def __call__(self, relief: Map, disagreement: Map | float = 0.0) -> Map:
+        score = self.offset + self.relief * relief + self.disagreement * disagreement
+        return np.asarray(1 / (1 + np.exp(-score)), dtype=np.float32)
+
+
+BY_RELIEF = Logistic(-1.18, -0.94)
+BY_BOTH = Logistic(-3.98, -0.83, -0.96)
+
+
+def confidence(newest: View, past: Sequence[PastView]) -> Map:
+    """
+    Probability of each depth of the newest view, (h, w), in [0, 1]; see the module.
+
+    :param past: views to compare with; none for a first frame
+    """
+    relief = relief_cue(newest.depth)
+    alone = BY_RELIEF(relief)
+    if not past:
+        return alone
+    cue, known = disagreement_cue(newest, past)
+    return np.where(known, BY_BOTH(relief, cue), alone)
+
+
+def relief_cue(depth: Tensor) -> Map:
+    """Logarithm of the depth's range around each pixel: large at edges, (h, w)."""
+    z = depth[0, 0].cpu().numpy()
+    around = np.ones((RELIEF_PX, RELIEF_PX), np.uint8)
+    ratio = cv2.dilate(z, around) / cv2.erode(z, around)
+    return np.asarray(np.log(np.log(ratio) + RELIEF_FLOOR))
+
+
+def disagreement_cue(newest: View, past: Sequence[PastView]) -> tuple[Map, NDArray[np.bool_]]:
+    """Logarithm of the mean disagreement with past views, and where any has evidence; (h, w)."""
+    total = torch.zeros_like(newest.depth)
+    count = torch.zeros_like(newest.depth)
+    for view in past:
+        past_T_newest = np.asarray(np.linalg.inv(view.newest_T_past), np.float64)
+        pair = carry(newest.depth, newest.K, past_T_newest, view.depth)
+        few = pair.thinned(STATISTICS_STEP)
+        if not len(few.carried):
+            continue
+        steady = pair.seen * (few.carried / few.seen).median()
+        # Behind the camera there is no logarithm; such points are out of view too
+        ratio = (pair.carried.clamp(min=1e-6) / steady).log()
+        evident = pair.in_view & (ratio < HIDDEN)
+        total += evident * ratio.abs().clamp(max=MAX_DISAGREEMENT)
+        count += evident
+    mean = (total / count.clamp(min=1) + DISAGREEMENT_FLOOR).log()
+    return mean[0, 0].cpu().numpy(), (count > 0)[0, 0].cpu().numpy()
