@@ -14,7 +14,7 @@ setup(
     maintainer_email='maintainers@tc-depth-ros.example',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['py.typed', 'weights/*.safetensors', 'weights/*.md']},
+    package_data={PACKAGE: ['py.typed', 'weights/*.safetensors', 'weights/*.md', 'weights/*.png']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (f'share/{PACKAGE}', ['package.xml']),

@@ -7,7 +7,7 @@ What it changes on the way in (size, K) it undoes on the way out.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,15 +16,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tc_depth_ros.frames.exposure import check_exposure
 from tc_depth_ros.frames.frame import Frame
 from tc_depth_ros.frames.preprocessing import NetworkInput, network_input, network_size
-from tc_depth_ros.frames.window import Continuity, FrameWindow, WindowConfig
+from tc_depth_ros.frames.window import Continuity, FrameRejected, FrameWindow, WindowConfig
 from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_ros.network.checkpoint import Weights, WeightsInfo, load_weights
-from tc_depth_ros.network.stream import OutputFrame, open_stream
-from tc_depth_ros.settings import setting
+from tc_depth_ros.network.stream import OutputFrame, StreamedDisparity, open_stream
+from tc_depth_ros.precision import Precision, choose_precision
+from tc_depth_ros.settings import check_choices, group, setting
 from tc_depth_ros.temporal.view import View
 
+WARM_UP_SIZE = (480, 640)
 DEFAULT_WEIGHTS = Path(__file__).parent / 'weights' / 'small.safetensors'
 
 
@@ -37,12 +40,18 @@ class PredictorConfig:
         'whose depth is given: the newest frame, or the one before it (one frame of delay)',
         choices=('newest', 'centre'),
     )
-    min_range: float = setting(0.1, 'nearer depth is invalid (NaN), m', 0.0, 1e6)
-    max_range: float = setting(100.0, 'farther depth is out of range (+Inf), m', 0.0, 1e6)
-    window: WindowConfig = field(default_factory=WindowConfig)
+    min_range: float = setting(0.1, 'nearer depth is invalid (NaN), m', 0.0, 1e6, dynamic=True)
+    max_range: float = setting(
+        100.0, 'farther depth is out of range (+Inf), m', 0.0, 1e6, dynamic=True
+    )
+    max_invalid_share: float = setting(
+        0.2, 'a frame is dropped if the network finds no number for more of its pixels', 0.0, 1.0
+    )
+    window: WindowConfig = group(WindowConfig)
 
     def __post_init__(self) -> None:
         """Refuse an empty range."""
+        check_choices(self)
         if not 0 <= self.min_range < self.max_range:
             raise ValueError(
                 f'min_range {self.min_range} and max_range {self.max_range} must satisfy '
@@ -65,7 +74,7 @@ class Prediction:
 @dataclass(frozen=True)
 class _Pushed:
     frame: Frame
-    seen: NetworkInput
+    shown: NetworkInput
 
 
 class DepthPredictor:
@@ -76,12 +85,22 @@ class DepthPredictor:
         weights: Weights,
         config: PredictorConfig | None = None,
         device: torch.device | str = 'cpu',
+        precision: str = 'float32',
     ) -> None:
+        """
+        Make ready to take frames.
+
+        :raises ValueError: weights, device and settings do not go together
+        """
         self.info: WeightsInfo = weights.info
-        self._config = config or PredictorConfig()
+        self.pose_net = weights.pose_net
+        self.config = config or PredictorConfig()
         self._device = torch.device(device)
-        self._stream = open_stream(weights.network.to(self._device).eval(), self._config.output)
-        self._window = FrameWindow(self._config.window)
+        self.precision: Precision = choose_precision(
+            weights.network.to(self._device).eval(), weights.info, self._device, precision
+        )
+        self._stream = open_stream(weights.network.to(self._device).eval(), self.config.output)
+        self._window = FrameWindow(self.config.window)
         self._pushed: deque[_Pushed] = deque(maxlen=2)
 
     @classmethod
@@ -90,16 +109,19 @@ class DepthPredictor:
         path: Path | str | None = None,
         device: str = 'auto',
         config: PredictorConfig | None = None,
+        precision: str = 'auto',
     ) -> DepthPredictor:
         """
         Load a weights file (None: the embedded one).
 
         :param device: 'auto' (CUDA where there is one), 'cpu', 'cuda', 'cuda:1', …
+        :param precision: 'auto', 'float32', 'float16' or 'bfloat16'; see precision.py
         :raises WeightsError: the file cannot be used
-        :raises ValueError: there is no such device
+        :raises ValueError: there is no such device, or the precision fails its check
         """
         chosen = _device(device)
-        return cls(load_weights(Path(path or DEFAULT_WEIGHTS), chosen), config, chosen)
+        weights = load_weights(Path(path or DEFAULT_WEIGHTS), chosen)
+        return cls(weights, config, chosen, precision)
 
     @property
     def device(self) -> str:
@@ -112,61 +134,116 @@ class DepthPredictor:
         self._stream.reset()
         self._pushed.clear()
 
-    def push(self, frame: Frame) -> Prediction | None:
+    def push(self, frame: Frame, factor: float = 1.0) -> Prediction | None:
         """
         Take the next frame.
 
+        :param factor: of its depth, on top of the weights' own scale
         :return: the depth of this frame; with output 'centre' of the one before it, and None for
             the first
-        :raises FrameRejected: the frame is a duplicate or late; nothing has changed
-        :raises RuntimeError: the network failed (out of memory, …); the past is forgotten
+        :raises FrameRejected: the frame is a duplicate, late, or black or white; nothing has
+            changed. Or the network finds no numbers for it; the past is forgotten
+        :raises RuntimeError: the network failed (out of memory twice, …); the past is forgotten
         """
+        check_exposure(frame.image)
         continuity = self._window.push(frame)
         if continuity != 'continued':
-            self._stream.reset()
-            self._pushed.clear()
+            self._forget()
         size = network_size(frame.size, (self.info.input_height, self.info.input_width))
         try:
-            with torch.inference_mode():
-                seen = network_input(frame, size, self._device)
-                answer = self._stream.push(*seen)
+            shown = network_input(frame, size, self._device)
+            self._pushed.append(_Pushed(frame, shown))
+            answer = self._infer(shown)
         except Exception:
             # What was lost on the way must not shift the frames against their answers
             self.reset()
             raise
-        self._pushed.append(_Pushed(frame, seen))
         if answer is None:
             return None
-        target = self._pushed[-1] if self._config.output == 'newest' else self._pushed[0]
+        target = self._pushed[-1] if self.config.output == 'newest' else self._pushed[0]
+        disparity = answer.disparity.float()
+        self._check_finite(disparity)
         return Prediction(
             target.frame,
-            self._depth(answer.disparity[0, 0].cpu().numpy(), target.frame.size),
+            self._depth(disparity[0, 0].cpu().numpy(), target.frame, factor),
             self.info.metric,
             answer.frames_used,
             continuity,
-            self._view(target, answer.disparity),
+            self._view(target, disparity),
         )
 
-    def warm_up(self, height: int = 480, width: int = 640) -> None:
-        """Run a few frames of this size and forget them, so that the first real one is fast."""
-        blank = np.full((height, width, 3), 127, dtype=np.uint8)
-        K = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]], dtype=np.float64)
+    def warm_up(self) -> None:
+        """Run a few frames and forget them, so that the first real one is fast."""
         self.reset()
-        for index in range(3):
-            self.push(Frame(blank, K, index + 1, ''))
+        for frame in warm_up_frames():
+            self.push(frame)
         self.reset()
+
+    def _forget(self) -> None:
+        self._stream.reset()
+        self._pushed.clear()
+
+    def _infer(self, shown: NetworkInput) -> StreamedDisparity | None:
+        """Ask the network; where memory runs out, once more without the past."""
+        try:
+            return self._forward(shown)
+        except torch.cuda.OutOfMemoryError:
+            newest = self._pushed[-1]
+            self._forget()
+            self._pushed.append(newest)
+        # Not within the except clause, whose error would still hold the tensors that it met
+        if self._device.type == 'cuda':
+            torch.cuda.empty_cache()
+        return self._forward(shown)
+
+    def _forward(self, shown: NetworkInput) -> StreamedDisparity | None:
+        reduced = self.precision.name != 'float32'
+        autocast = torch.autocast(self._device.type, self.precision.dtype, enabled=reduced)
+        with torch.inference_mode(), autocast:
+            return self._stream.push(*shown)
+
+    def _check_finite(self, disparity: Tensor) -> None:
+        """Forget what holds no numbers, or it would spoil every frame to come."""
+        invalid = 1 - float(disparity.isfinite().float().mean())
+        if invalid > 0:
+            self._forget()
+            self._window.reset()
+        if invalid > self.config.max_invalid_share:
+            raise FrameRejected(
+                'not finite',
+                f'the network finds no number for {100 * invalid:.0f} % of the pixels: if it '
+                'goes on, try precision float32 or other weights',
+            )
 
     def _view(self, target: _Pushed, disparity: Tensor) -> View:
         network = self.info.network
         depth = depth_from_disparity(disparity, network.min_depth, network.max_depth)
-        return View(*target.seen, depth * self.info.scale, target.frame.stamp_ns)
+        return View(*target.shown, depth * self.info.scale, target.frame.stamp_ns)
 
-    def _depth(self, disparity: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    def _depth(
+        self, disparity: NDArray[np.float32], target: Frame, factor: float
+    ) -> NDArray[np.float32]:
         """Depth at the camera's size, within the range asked for."""
-        metres = full_size_depth(disparity, size, self.info)
-        metres[metres > self._config.max_range] = np.inf
-        metres[~(metres >= self._config.min_range)] = np.nan
+        metres = full_size_depth(disparity, target.size, self.info)
+        if factor != 1.0:
+            metres *= np.float32(factor)
+        metres[metres > self.config.max_range] = np.inf
+        metres[~(metres >= self.config.min_range)] = np.nan
+        if target.seen is not None:
+            metres[~target.seen] = np.nan
         return metres
+
+
+def warm_up_frames() -> list[Frame]:
+    """A few frames of something to see, for those who need to have run once."""
+    height, width = WARM_UP_SIZE
+    coarse = np.random.default_rng(0).integers(32, 224, (height // 16, width // 16, 3), np.uint8)
+    image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    K = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]], dtype=np.float64)
+    return [
+        Frame(np.roll(image, 2 * index, axis=1), K, (index + 1) * 100_000_000, '')
+        for index in range(3)
+    ]
 
 
 def full_size_depth(

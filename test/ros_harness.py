@@ -46,6 +46,7 @@ OUTPUTS = {
     'depth/image': Image,
     'depth/camera_info': CameraInfo,
     'points': PointCloud2,
+    'confidence': Image,
     'depth/color': Image,
 }
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
@@ -222,6 +223,16 @@ class Health:
     def is_error(self) -> bool:
         """Whether the node says that it cannot work."""
         return self.level == DiagnosticStatus.ERROR
+
+    @property
+    def is_warning(self) -> bool:
+        """Whether the node works, but not as it should."""
+        return self.level == DiagnosticStatus.WARN
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the node says that all is well."""
+        return self.level == DiagnosticStatus.OK
 
     def count(self, name: str) -> int:
         """A count; 0 where there is none."""

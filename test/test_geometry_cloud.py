@@ -63,6 +63,15 @@ def test_where_there_is_no_depth_there_is_no_point(invalid) -> None:
     assert not (cloud[..., :3] == 0).all(axis=-1).any()  # no cluster at the camera's origin
 
 
+@pytest.mark.parametrize('stride', [2, 4])
+def test_with_a_stride_there_is_every_nth_point(stride: int) -> None:
+    whole = organised_cloud(DEPTH, IMAGE, K)
+    some = organised_cloud(DEPTH, IMAGE, K, stride)
+    np.testing.assert_array_equal(
+        some.view(np.uint8), np.ascontiguousarray(whole[::stride, ::stride]).view(np.uint8)
+    )
+
+
 def test_colour_is_packed_as_pcl_and_rviz_read_it() -> None:
     colour = organised_cloud(DEPTH, IMAGE, K)[..., 3].copy().view(np.uint32)
     r, g, b = np.moveaxis(IMAGE.astype(np.uint32), -1, 0)

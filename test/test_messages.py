@@ -36,6 +36,20 @@ def test_a_depth_image_comes_back_as_it_was() -> None:
     np.testing.assert_array_equal(decode_depth(message), DEPTH)
 
 
+def test_a_depth_image_in_millimetres_rounds_and_has_0_where_there_is_none() -> None:
+    depth = DEPTH.copy()
+    depth[0, :4] = 1.2345, 1.2354, 65.534, 66.0
+    message = messages.depth_image_mm(depth, FRAME)
+    assert (message.encoding, message.step, message.is_bigendian) == ('16UC1', 14, 0)
+    millimetres = np.frombuffer(message.data, np.uint16).reshape(5, 7)
+    assert list(millimetres[0, :4]) == [1234, 1235, 65534, 0]
+    assert millimetres[1, 2] == 0 and millimetres[3, 4] == 0  # NaN, Inf
+    back = decode_depth(message)
+    known = np.isfinite(back)
+    assert known.sum() == depth.size - 3
+    np.testing.assert_allclose(back[known], depth[known], atol=0.00051)
+
+
 def test_a_view_with_gaps_is_packed() -> None:
     wide = np.repeat(DEPTH, 2, axis=1)[:, ::2]
     np.testing.assert_array_equal(decode_depth(messages.depth_image(wide, FRAME)), DEPTH)

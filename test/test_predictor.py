@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from test_network import TINY, lively
+from torch import Tensor
 
 from tc_depth_ros.frames.frame import Frame
 from tc_depth_ros.frames.preprocessing import network_input, network_size
 from tc_depth_ros.frames.window import FrameRejected
 from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_ros.network.checkpoint import Weights, WeightsInfo, save_weights
-from tc_depth_ros.predictor import DepthPredictor, PredictorConfig
+from tc_depth_ros.network.stream import StreamedDisparity
+from tc_depth_ros.predictor import DepthPredictor, PredictorConfig, full_size_depth
 
 INFO = WeightsInfo(TINY, 48, 64, metric=True, scale=2.0)
 NETWORK = lively(TINY)
@@ -144,7 +147,7 @@ def test_a_ramp_stays_where_it_was_through_resizing() -> None:
     # A disparity that is linear in the camera's column, as the network would see it
     columns = (np.arange(width) + 0.5) * size[1] / width - 0.5
     disparity = np.broadcast_to(0.2 + 0.002 * columns, (height, width)).astype(np.float32)
-    depth = predictor()._depth(disparity, size)
+    depth = full_size_depth(disparity, size, INFO)
     nearest, farthest = 1 / TINY.min_depth, 1 / TINY.max_depth
     recovered = (2.0 / depth - farthest) / (nearest - farthest)
     inner = slice(3, -3)
@@ -153,9 +156,107 @@ def test_a_ramp_stays_where_it_was_through_resizing() -> None:
     )
 
 
+def test_a_factor_applies_before_the_range() -> None:
+    plain = predictor(PredictorConfig(max_range=1e9, min_range=0.0)).push(frame(0))
+    assert plain is not None
+    limit = float(np.median(plain.depth))
+    config = PredictorConfig(min_range=0.0, max_range=3 * limit)
+    scaled = predictor(config).push(frame(0), factor=3.0)
+    assert scaled is not None
+    near = plain.depth < 0.999 * limit
+    np.testing.assert_allclose(scaled.depth[near], 3 * plain.depth[near], rtol=1e-6)
+    assert np.isposinf(scaled.depth[plain.depth > 1.001 * limit]).all()
+
+
+@pytest.mark.parametrize(('value', 'cause'), [(0, 'dark'), (255, 'overexposed')])
+def test_an_image_that_shows_nothing_is_refused_and_changes_nothing(
+    value: int, cause: str
+) -> None:
+    streaming = predictor()
+    for index in range(2):
+        streaming.push(frame(index))
+    blank = replace(frame(2), image=np.full((90, 120, 3), value, dtype=np.uint8))
+    with pytest.raises(FrameRejected, match='look at the lens') as caught:
+        streaming.push(blank)
+    assert caught.value.cause == cause
+    following = streaming.push(frame(3))
+    assert following is not None and following.frames_used == 3
+
+
+def spoil(streaming: DepthPredictor, share: float) -> None:
+    """Make the network answer NaN for some rows of its next answer."""
+    whole = streaming._stream.push
+
+    def push(image: Tensor, K: Tensor) -> StreamedDisparity | None:
+        streaming._stream.push = whole  # type: ignore[method-assign]
+        answer = whole(image, K)
+        assert answer is not None
+        rows = round(share * answer.disparity.shape[-2])
+        answer.disparity[..., :rows, :] = torch.nan
+        return answer
+
+    streaming._stream.push = push  # type: ignore[method-assign]
+
+
+def test_a_few_pixels_without_number_are_nan_and_the_past_is_forgotten() -> None:
+    streaming = predictor()
+    streaming.push(frame(0))
+    spoil(streaming, 0.125)
+    prediction = streaming.push(frame(1))
+    assert prediction is not None
+    assert np.isnan(prediction.depth[:10]).all() and np.isfinite(prediction.depth[14:]).all()
+    following = streaming.push(frame(2))
+    assert following is not None and following.frames_used == 1
+
+
+def test_a_frame_of_many_pixels_without_number_is_refused() -> None:
+    streaming = predictor()
+    spoil(streaming, 0.5)
+    with pytest.raises(FrameRejected, match='no number for 50 %') as caught:
+        streaming.push(frame(0))
+    assert caught.value.cause == 'not finite'
+    following = streaming.push(frame(1))
+    assert following is not None and following.frames_used == 1
+
+
+def run_out(streaming: DepthPredictor, times: int) -> None:
+    """Let the network run out of memory some times, from now on."""
+    whole, left = streaming._stream.push, [times]
+
+    def push(image: Tensor, K: Tensor) -> StreamedDisparity | None:
+        if left[0] > 0:
+            left[0] -= 1
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+        return whole(image, K)
+
+    streaming._stream.push = push  # type: ignore[method-assign]
+
+
+def test_out_of_memory_is_tried_once_more_without_the_past() -> None:
+    streaming = predictor()
+    for index in range(3):
+        streaming.push(frame(index))
+    run_out(streaming, 1)
+    retried, fresh = streaming.push(frame(3)), predictor().push(frame(3))
+    assert retried is not None and fresh is not None
+    assert retried.frames_used == 1
+    np.testing.assert_array_equal(retried.depth, fresh.depth)
+    following = streaming.push(frame(4))
+    assert following is not None and following.frames_used == 2
+
+
+def test_out_of_memory_twice_is_an_error_from_which_it_recovers() -> None:
+    streaming = predictor()
+    run_out(streaming, 2)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        streaming.push(frame(0))
+    following = streaming.push(frame(1))
+    assert following is not None and following.continuity == 'first'
+
+
 def test_warming_up_leaves_no_trace() -> None:
     warm, cold = predictor(), predictor()
-    warm.warm_up(60, 80)
+    warm.warm_up()
     a, b = warm.push(frame(0)), cold.push(frame(0))
     assert a is not None and b is not None
     assert a.continuity == 'first'

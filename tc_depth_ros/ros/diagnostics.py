@@ -1,6 +1,9 @@
-"""The node's health as a message: level, one sentence, and the numbers."""
+"""The node's health: what is wrong, in one sentence with its remedy; and all numbers."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -9,17 +12,61 @@ from std_msgs.msg import Header
 from tc_depth_ros.ros.tally import TallySnapshot
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+LATE_PERIODS = 5  # without an image are worth a warning
+LATE_SHARE = 0.4  # of the timeout: but no sooner
+OVERLOADED_SHARE = 0.5  # of the frames superseded
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What there is to know for one report."""
+
+    fault: str  # what keeps the node from publishing depth, and the remedy; '': nothing
+    tally: TallySnapshot
+    image_topic: str  # '': not subscribed
+    image_timeout_s: float
+    at_work_s: float  # for how long the frame at work has been
+    warnings: Sequence[str]  # of what is published but to be doubted
+
+
+def assess(condition: Condition) -> tuple[bytes, str]:
+    """Level and sentence: the worst first."""
+    tally, timeout_s, topic = condition.tally, condition.image_timeout_s, condition.image_topic
+    if condition.fault:
+        return ERROR, condition.fault
+    if condition.at_work_s > timeout_s:
+        return ERROR, (
+            f'one frame has been at work for {condition.at_work_s:.0f} s: if it does not end, '
+            'start the node again'
+        )
+    if tally.image_age_s is None:
+        return WARN, f'no image yet on {topic}: is the camera running, and the topic remapped?'
+    silence = f'no image on {topic} for {tally.image_age_s:.1f} s'
+    if tally.image_age_s > timeout_s:
+        return ERROR, f'{silence}: is the camera running?'
+    if tally.image_age_s > max(LATE_PERIODS * tally.image_period_s, LATE_SHARE * timeout_s):
+        return WARN, f'{silence}, where one came every {tally.image_period_s:.2f} s'
+    if tally.superseded_share > OVERLOADED_SHARE:
+        return WARN, (
+            f'overloaded: {100 * tally.superseded_share:.0f} % of the images give way to newer '
+            f'ones; a frame takes {tally.latency_median_s:.2f} s, and one comes every '
+            f'{tally.image_period_s:.2f} s'
+        )
+    if condition.warnings:
+        return WARN, '; '.join(condition.warnings)
+    return OK, 'publishing depth' if tally.published else 'ready'
 
 
 def diagnostics(
-    name: str, stamp: Time, fault: str, tally: TallySnapshot, facts: dict[str, str]
+    name: str, stamp: Time, condition: Condition, facts: dict[str, str]
 ) -> DiagnosticArray:
     """
     Say how the node is.
 
-    :param fault: what keeps it from publishing depth and the remedy; empty if nothing does
     :param facts: what else to show: mode, device, metric, …
     """
+    level, message = assess(condition)
+    tally = condition.tally
     values = facts | {
         'frames received': str(tally.received),
         'frames published': str(tally.published),
@@ -30,9 +77,9 @@ def diagnostics(
     }
     values |= {f'dropped: {cause}': str(n) for cause, n in sorted(tally.dropped.items())}
     status = DiagnosticStatus(
-        level=ERROR if fault else OK if tally.published else WARN,
+        level=level,
         name=name,
-        message=fault or ('publishing depth' if tally.published else 'no depth published yet'),
+        message=message,
         values=[KeyValue(key=key, value=value) for key, value in values.items()],
     )
     return DiagnosticArray(header=Header(stamp=stamp), status=[status])

@@ -1,4 +1,4 @@
-"""Predictions to messages. Reading messages is done in ``frames``, which training shares."""
+"""Estimates to messages, and odometry from one; images are read in ``frames``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Quaternion
+from nav_msgs.msg import Odometry
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
+from transforms3d.quaternions import mat2quat
 
-from tc_depth_ros.frames.frame import Frame
+from tc_depth_ros.frames.frame import Frame, stamp_ns
+from tc_depth_ros.scale.odometry_buffer import OdometryPose
+from tc_depth_ros.temporal.pose_chain import ChainedPose
 
 FLOAT_SIZE = 4
+MAX_MM = 65535
 CLOUD_FIELDS = ('x', 'y', 'z', 'rgb')
 
 
@@ -26,6 +32,19 @@ def header_of(frame: Frame) -> Header:
 def depth_image(depth: NDArray[np.float32], frame: Frame) -> Image:
     """Depth (H, W) in m as a 32FC1 image (REP 118)."""
     return _image(depth, '32FC1', FLOAT_SIZE, frame)
+
+
+def depth_image_mm(depth: NDArray[np.float32], frame: Frame) -> Image:
+    """Depth (H, W) in m as a 16UC1 image in mm: 0 where invalid, or beyond what 16 bits hold."""
+    known = depth < MAX_MM / 1000  # so neither NaN nor Inf
+    millimetres = np.zeros(depth.shape, dtype=np.uint16)
+    np.rint(1000 * depth, out=millimetres, where=known, casting='unsafe')
+    return _image(millimetres, '16UC1', 2, frame)
+
+
+def confidence_image(confidence: NDArray[np.float32], frame: Frame) -> Image:
+    """Confidence (H, W) in [0, 1] as a 32FC1 image."""
+    return _image(confidence, '32FC1', FLOAT_SIZE, frame)
 
 
 def colour_image(rgb: NDArray[np.uint8], frame: Frame) -> Image:
@@ -68,6 +87,32 @@ def organised_points(cloud: NDArray[np.float32], frame: Frame) -> PointCloud2:
         data=_bytes(cloud),
         is_dense=False,
     )
+
+
+def odometry_pose(message: Odometry) -> OdometryPose:
+    """Pose of an odometry message; raises ValueError where it is none."""
+    place, turn = message.pose.pose.position, message.pose.pose.orientation
+    return OdometryPose(
+        stamp_ns(message.header),
+        np.array([place.x, place.y, place.z]),
+        np.array([turn.x, turn.y, turn.z, turn.w]),
+    )
+
+
+def odometry(pose: ChainedPose, frame: Frame, odom_frame: str) -> Odometry:
+    """Pose of the camera's optical frame, and its twist in that frame, both with covariance."""
+    w, x, y, z = mat2quat(pose.odom_T_camera[:3, :3]).tolist()
+    message = Odometry(header=header_of(frame), child_frame_id=frame.frame_id)
+    message.header.frame_id = odom_frame
+    place = message.pose.pose
+    place.position.x, place.position.y, place.position.z = pose.odom_T_camera[:3, 3].tolist()
+    place.orientation = Quaternion(x=x, y=y, z=z, w=w)
+    message.pose.covariance = pose.covariance.reshape(-1)
+    twist = message.twist.twist
+    twist.linear.x, twist.linear.y, twist.linear.z = pose.linear.tolist()
+    twist.angular.x, twist.angular.y, twist.angular.z = pose.angular.tolist()
+    message.twist.covariance = pose.twist_covariance.reshape(-1)
+    return message
 
 
 def _image(pixels: NDArray[Any], encoding: str, pixel_bytes: int, frame: Frame) -> Image:

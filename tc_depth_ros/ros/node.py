@@ -1,43 +1,54 @@
 """
 The node: images in, depth and cloud out.
 
-One image's way: ``_on_image`` (executor thread) hands it to the worker, whose thread decodes it
-(:mod:`tc_depth_ros.frames.decoder`), predicts (:mod:`tc_depth_ros.predictor`) and publishes
-(:mod:`tc_depth_ros.ros.messages`).
+One image's way: :mod:`tc_depth_ros.ros.inputs` (executor) hands it, with its CameraInfo, to the
+worker, whose thread decodes it (:mod:`tc_depth_ros.frames`), estimates its depth
+(:mod:`tc_depth_ros.pipeline`) and publishes (:mod:`tc_depth_ros.ros.outputs`).
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import rclpy
+import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
+from nav_msgs.msg import Odometry
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import JumpThreshold, TimeJump
+from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_srvs.srv import Trigger
 
 from tc_depth_ros.frames.decoder import FrameDecoder, is_rectified
 from tc_depth_ros.frames.window import FrameRejected
-from tc_depth_ros.geometry.cloud import organised_cloud
-from tc_depth_ros.pictures import DepthRangeFollower, colour_depth
-from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor, Prediction, PredictorConfig
-from tc_depth_ros.ros import messages
-from tc_depth_ros.ros.diagnostics import diagnostics
-from tc_depth_ros.ros.parameters import NodeConfig, declare, read
-from tc_depth_ros.ros.tally import Tally
+from tc_depth_ros.pipeline import DepthPipeline, Estimate, PipelineConfig
+from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor
+from tc_depth_ros.ros.diagnostics import Condition, diagnostics
+from tc_depth_ros.ros.facts import facts_of, warnings_of
+from tc_depth_ros.ros.inputs import Arrival, Inputs, Listener
+from tc_depth_ros.ros.messages import odometry_pose
+from tc_depth_ros.ros.mounting import Mounting
+from tc_depth_ros.ros.outputs import OutputConfig, Outputs
+from tc_depth_ros.ros.parameters import NodeConfig, declare, dynamic_names, read
+from tc_depth_ros.ros.tally import SUPERSEDED, Tally
 from tc_depth_ros.ros.worker import LatestWorker
+from tc_depth_ros.temporal.consistency import Consistency
 
 # Inputs match every publisher, outputs every subscriber (REP 2003 and RViz's defaults)
 INPUT_RELIABILITY = ReliabilityPolicy.BEST_EFFORT
@@ -45,43 +56,48 @@ OUTPUT_RELIABILITY = ReliabilityPolicy.RELIABLE
 QUEUE_DEPTH = 5
 DIAGNOSTICS_PERIOD_S = 1.0
 LOG_PERIOD_S = 5.0  # of an error that repeats
+STICKY_ERROR = 'CUDA error'  # as PyTorch begins what a process does not recover from
 ServiceCallback = Callable[[Any, Any], Any]
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """An image that came in, with the intrinsics it goes with."""
-
-    image: Image | CompressedImage
-    camera_info: CameraInfo
-    arrived_s: float  # monotonic
 
 
 class TCDepthNode(LifecycleNode):
     """
     Depth and a coloured cloud from one moving camera.
 
-    Subscribes ``image`` or ``image/compressed``, ``camera_info``. Publishes ``~/depth/image``,
-    ``~/depth/camera_info``, ``~/points``, ``~/depth/color``, ``/diagnostics``.
+    Subscribes ``image`` or ``image/compressed``, ``camera_info``, ``odom``. Publishes
+    ``~/depth/image``, ``~/depth/camera_info``, ``~/points``, ``~/confidence``, ``~/odometry``,
+    ``~/depth/color``, ``/diagnostics``. Serves ``~/reset``.
     """
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__('tc_depth', **arguments)
-        declare(self, NodeConfig)
-        declare(self, PredictorConfig)
+        for config_class in (NodeConfig, PipelineConfig, OutputConfig):
+            declare(self, config_class)
+        self.broken = False  # for good: the process must be started again
         self._tally = Tally()
         self._fault = 'not configured: set it up with the lifecycle service, or autostart'
-        self._predictor: DepthPredictor | None = None
+        self._pipeline: DepthPipeline | None = None
+        self._at_work = threading.Lock()  # held while a frame is in the pipeline
         self._worker: LatestWorker[Arrival] | None = None
-        self._camera_info: CameraInfo | None = None
-        self._early: Image | CompressedImage | None = None  # an image before any CameraInfo
-        self._last: Prediction | None = None
-        self._colours = DepthRangeFollower()
+        self._last: Estimate | None = None
+        self._jump: Consistency | None = None  # of the scale, since the last report
+        self._image_topic = ''
+        self._mounting, self._mounted = Mounting(self), False
+        # Images go on while a service is served, such as one that loads new weights
+        self._input_group = MutuallyExclusiveCallbackGroup()
         self._health = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._report)
+        self.create_service(Trigger, '~/reset', self._on_reset)
+        self.add_on_set_parameters_callback(self._on_parameters)
         for service in self.services:
             if service.srv_type is ChangeState:
                 service.callback = self._refuse_what_fails(service.callback)
+        backward = JumpThreshold(
+            min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
+        )
+        self._jumps = self.get_clock().create_jump_callback(
+            backward, post_callback=self._on_clock_jump
+        )
 
     @property
     def autostart(self) -> bool:
@@ -93,38 +109,42 @@ class TCDepthNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the weights, warm up, and advertise the outputs."""
         try:
-            config = read(self, NodeConfig)
-            predictor_config = read(self, PredictorConfig)
-            weights = Path(config.weights) if config.weights else DEFAULT_WEIGHTS
-            predictor = DepthPredictor.from_weights(weights, config.device, predictor_config)
-            predictor.warm_up()
+            output_config = read(self, OutputConfig)
+            pipeline = self._load(read(self, NodeConfig), read(self, PipelineConfig))
         except ValueError as error:  # WeightsError, and parameters that do not go together
             return self._refuse(str(error))
         except Exception:  # the device's fault, or ours; rclpy would not even log it
             return self._refuse(traceback.format_exc())
-        self._predictor = predictor
-        self._depth = self._output(Image, '~/depth/image')
-        self._depth_info = self._output(CameraInfo, '~/depth/camera_info')
-        self._points = self._output(PointCloud2, '~/points')
-        self._depth_colour = self._output(Image, '~/depth/color')
+        self._pipeline = pipeline
+        self._outputs = Outputs(output_config, self._advertise, self.destroy_publisher)
         self._fault = 'not active'
-        metric = 'metric' if predictor.info.metric else 'of unknown scale'
-        self.get_logger().info(f'loaded {weights.name} on {predictor.device}; depth is {metric}')
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker and subscribe."""
-        self._worker = LatestWorker(self._process, lambda _: self._tally.dropped('superseded'))
-        compressed = read(self, NodeConfig).image_transport == 'compressed'
-        self._image_input = self._input(
-            CompressedImage if compressed else Image,
-            'image/compressed' if compressed else 'image',
-            self._on_image,
+        super().on_activate(state)  # publishers first: what an early frame gives must go out
+        config = read(self, NodeConfig)
+        compressed = config.image_transport == 'compressed'
+        topic = self.resolve_topic_name('image/compressed' if compressed else 'image')
+        self._decoder = FrameDecoder(
+            rectify=config.rectify == 'always'
+            or (config.rectify == 'auto' and not is_rectified(topic))
         )
-        self._decoder = FrameDecoder(rectify=not is_rectified(self._image_input.topic_name))
-        self._camera_info_input = self._input(CameraInfo, 'camera_info', self._on_camera_info)
-        self._fault = ''
-        return super().on_activate(state)
+        self._image_topic, self._mounted, self._fault = topic, False, ''
+        self._tally.begin()
+        self._worker = LatestWorker(self._process, lambda _: self._tally.dropped(SUPERSEDED))
+        follows_odometry = read(self, PipelineConfig).scale.source == 'odometry'
+        listener = Listener(
+            self._tally.received,
+            self._worker.put,
+            self._tally.dropped,
+            self._complain,
+            self._on_odometry if follows_odometry else None,
+        )
+        self._inputs = Inputs(
+            self._subscribe, self.destroy_subscription, config.image_transport, listener
+        )
+        return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe, finish the frame at work, forget the stream."""
@@ -134,9 +154,10 @@ class TCDepthNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the network and withdraw the outputs."""
-        self._predictor = None
-        for output in (self._depth, self._depth_info, self._points, self._depth_colour):
-            self.destroy_publisher(output)
+        self._pipeline = self._last = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._outputs.close()
         self._fault = 'not configured'
         return TransitionCallbackReturn.SUCCESS
 
@@ -147,40 +168,19 @@ class TCDepthNode(LifecycleNode):
 
     # ---- an image's way --------------------------------------------------------------------
 
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        self._camera_info = message
-        early, self._early = self._early, None
-        if early is not None:
-            self._fault = ''  # it can only have been the missing CameraInfo
-            self._submit(early)
-
-    def _on_image(self, message: Image | CompressedImage) -> None:
-        self._tally.received()
-        if self._camera_info is not None:
-            self._submit(message)
-            return
-        if self._early is not None:
-            self._tally.dropped('no camera_info')
-            topic = self._camera_info_input.topic_name
-            self._complain(
-                f'images arrive, but no CameraInfo on {topic}: publish it, or remap camera_info'
-            )
-        self._early = message
-
-    def _submit(self, image: Image | CompressedImage) -> None:
-        if self._worker is not None and self._camera_info is not None:
-            self._worker.put(Arrival(image, self._camera_info, time.monotonic()))
-
     def _process(self, arrival: Arrival) -> None:
-        """Decode, predict, publish; in the worker's thread."""
+        """Decode, estimate, publish; in the worker's thread."""
         try:
-            if self._predictor is None or not self._wanted():
-                self._tally.dropped('nobody subscribes')
-                return
-            frame = self._decoder.decode(arrival.image, arrival.camera_info)
-            prediction = self._predictor.push(frame)
-            if prediction is not None:
-                self._publish(prediction)
+            with self._at_work:
+                if self._pipeline is None or not self._outputs.wanted():
+                    self._tally.dropped('nobody subscribes')
+                    return
+                frame = self._decoder.decode(arrival.image, arrival.camera_info)
+                estimate = self._pipeline.push(
+                    frame, wants_confidence=self._outputs.wants_confidence()
+                )
+            if estimate is not None:
+                self._outputs.publish(estimate)
         except FrameRejected as rejection:
             self._tally.dropped(rejection.cause)
             self.get_logger().warning(
@@ -189,49 +189,117 @@ class TCDepthNode(LifecycleNode):
         except ValueError as error:
             self._tally.dropped('unusable')
             self._complain(str(error))
-        except Exception:  # a fault of ours: say all of it, and live on
+        except torch.cuda.OutOfMemoryError as error:
+            self._tally.dropped('out of memory')
+            self._complain(
+                f'no memory left on the device, also when tried again: {error}. Give it a '
+                'smaller network, or fewer neighbours'
+            )
+        except Exception as error:  # a fault of ours: say all of it, and live on
             self._tally.dropped('failed')
             if self.context.ok():  # else it is only that ROS went down while a frame was at work
                 self._complain(f'prediction failed:\n{traceback.format_exc()}')
+            if str(error).startswith(STICKY_ERROR):
+                self.broken = True
+                rclpy.try_shutdown(context=self.context)
         else:
-            self._fault = ''
-            if prediction is None:
+            self._complain('')
+            if estimate is None:
                 self._tally.dropped('first of a centred window')
             else:
+                self._last = estimate
+                if estimate.scale_jumped:
+                    self._jump = estimate.consistency
                 self._tally.published(time.monotonic() - arrival.arrived_s)
 
-    def _wanted(self) -> bool:
-        outputs = (self._depth, self._depth_info, self._points, self._depth_colour)
-        return any(output.get_subscription_count() for output in outputs)
+    def _on_odometry(self, message: Odometry) -> None:
+        pipeline, last = self._pipeline, self._last
+        if pipeline is None:
+            return
+        try:
+            pose = odometry_pose(message)
+        except ValueError as error:
+            self.get_logger().warning(str(error), throttle_duration_sec=LOG_PERIOD_S)
+            return
+        if last is not None and not self._mounted:
+            found = self._mounting.find(message.child_frame_id, last.frame.frame_id)
+            if found is not None:
+                pipeline.mount(found)
+                self._mounted = True
+        pipeline.add_odometry(pose)
 
-    def _publish(self, prediction: Prediction) -> None:
-        """Publish what is subscribed to; the rest is not computed."""
-        frame, depth = prediction.frame, prediction.depth
-        if self._depth.get_subscription_count():
-            self._depth.publish(messages.depth_image(depth, frame))
-        if self._depth_info.get_subscription_count():
-            self._depth_info.publish(messages.camera_info(frame))
-        if self._points.get_subscription_count():
-            cloud = organised_cloud(depth, frame.image, frame.K)
-            self._points.publish(messages.organised_points(cloud, frame))
-        if self._depth_colour.get_subscription_count():
-            colours = colour_depth(depth, self._colours.update(depth))
-            self._depth_colour.publish(messages.colour_image(colours, frame))
-        self._last = prediction
+    # ---- at run time -----------------------------------------------------------------------
+
+    def _on_reset(self, request: Any, response: Any) -> Any:
+        """Forget the past, the scale and the way that the camera came."""
+        response.success = self._forget()
+        response.message = 'the next frame is a first frame' if response.success else self._fault
+        return response
+
+    def _on_clock_jump(self, jump: TimeJump) -> None:
+        self._forget()
+
+    def _forget(self) -> bool:
+        with self._at_work:
+            if self._pipeline is not None:
+                self._pipeline.reset()
+            return self._pipeline is not None
+
+    def _on_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        """Take over what may change at run time, all of it or nothing; new weights swap in."""
+        changes = {p.name: p.value for p in parameters if p.name in DYNAMIC}
+        if not changes or self._pipeline is None:
+            return SetParametersResult(successful=True)
+        try:
+            output_config = read(self, OutputConfig, changes)
+            pipeline_config = read(self, PipelineConfig, changes)
+            new = None
+            if 'weights' in changes:
+                new = self._load(read(self, NodeConfig, changes), pipeline_config)
+        except (ValueError, RuntimeError) as error:  # the old weights stay at work
+            self.get_logger().error(f'parameters refused: {error}')
+            return SetParametersResult(successful=False, reason=str(error))
+        with self._at_work:
+            if new is not None:
+                new.succeed(self._pipeline)
+                self._pipeline = new
+            self._pipeline.configure(pipeline_config)
+            self._outputs.config = output_config
+        return SetParametersResult(successful=True)
 
     # ---- the rest --------------------------------------------------------------------------
 
-    def _input(self, message_type: type[Any], topic: str, callback: Callable[[Any], None]) -> Any:
+    def _load(self, config: NodeConfig, pipeline_config: PipelineConfig) -> DepthPipeline:
+        """Load weights and warm up; raises ValueError, or what the device raises."""
+        weights = Path(config.weights) if config.weights else DEFAULT_WEIGHTS
+        predictor = DepthPredictor.from_weights(
+            weights, config.device, pipeline_config.predictor, config.precision
+        )
+        pipeline = DepthPipeline(predictor, pipeline_config)
+        pipeline.warm_up()
+        precision = predictor.precision
+        if precision.note:
+            self.get_logger().warning(precision.note)
+        metric = 'metric' if predictor.info.metric else 'of unknown scale'
+        self.get_logger().info(
+            f'loaded {weights.name} on {predictor.device} in {precision.name}; depth is {metric}'
+        )
+        return pipeline
+
+    def _subscribe(
+        self, message_type: type[Any], topic: str, callback: Callable[[Any], None]
+    ) -> Any:
         return self.create_subscription(
             message_type,
             topic,
             callback,
             # One each: an override of one topic is written into the profile that it is given
             QoSProfile(depth=QUEUE_DEPTH, reliability=INPUT_RELIABILITY),
+            callback_group=self._input_group,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
-    def _output(self, message_type: type[Any], topic: str) -> Any:
+    def _advertise(self, message_type: type[Any], topic: str) -> Any:
         return self.create_lifecycle_publisher(
             message_type,
             topic,
@@ -260,29 +328,38 @@ class TCDepthNode(LifecycleNode):
     def _stop(self) -> None:
         if self._worker is None:
             return
-        self.destroy_subscription(self._image_input)
-        self.destroy_subscription(self._camera_info_input)
+        self._inputs.close()
         self._worker.stop()
         self._worker = None
-        if self._early is not None:
-            self._tally.dropped('no camera_info')
-        self._camera_info = self._early = None
-        if self._predictor is not None:
-            self._predictor.reset()
+        self._forget()
 
     def _complain(self, fault: str) -> None:
+        """Note what keeps depth from being published; '' is nothing any more."""
         self._fault = fault
-        self.get_logger().error(fault, throttle_duration_sec=LOG_PERIOD_S)
+        if fault:
+            self.get_logger().error(fault, throttle_duration_sec=LOG_PERIOD_S)
 
     def _report(self) -> None:
-        facts = {}
-        if self._predictor is not None:
-            facts = {'device': self._predictor.device, 'metric': str(self._predictor.info.metric)}
-        if self._last is not None:
-            facts['frames used'] = str(self._last.frames_used)
+        worker, pipeline, last = self._worker, self._pipeline, self._last
+        condition = Condition(
+            self._fault,
+            self._tally.snapshot(),
+            self._image_topic,
+            float(self.get_parameter('image_timeout_s').value),
+            worker.at_work_s if worker is not None else 0.0,
+            warnings_of(last, self._jump),
+        )
+        self._jump = None
         name = self.get_fully_qualified_name().lstrip('/')
         stamp = self.get_clock().now().to_msg()
-        self._health.publish(diagnostics(name, stamp, self._fault, self._tally.snapshot(), facts))
+        self._health.publish(diagnostics(name, stamp, condition, facts_of(pipeline, last)))
+
+
+DYNAMIC = {
+    name
+    for config_class in (NodeConfig, PipelineConfig, OutputConfig)
+    for name in dynamic_names(config_class)
+}
 
 
 def main() -> int:
@@ -294,19 +371,25 @@ def main() -> int:
         print(f'tc_depth: {error}; a DOUBLE is written with a point, as 10.0', file=sys.stderr)
         rclpy.try_shutdown()
         return 1
+    # One thread for images, one for all else: nothing that is asked of the node holds up a frame
+    executor = MultiThreadedExecutor(num_threads=2)
+    executor.add_node(node)
     try:
         if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()
-        rclpy.spin(node)
+        executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except _rclpy.RCLError:
+        if node.context.ok():  # else ROS went down between two waits, which rclpy does not expect
+            raise
     finally:
         # Ctrl-C comes twice under ros2 launch: from the terminal, and from launch
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         node.on_shutdown(LifecycleState('finalizing', 0))
         node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+    return 1 if node.broken else 0
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -23,17 +24,27 @@ class LatestWorker(Generic[Item]):
         self._on_drop = on_drop
         self._slot: Item | None = None
         self._stopping = False
+        self._begun_s: float | None = None  # monotonic, of the item at work
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name='tc_depth_worker', daemon=True)
         self._thread.start()
 
     def put(self, item: Item) -> None:
-        """Hand over an item; never waits for the work."""
+        """Hand over an item; never waits for the work. After the end it is dropped."""
         with self._changed:
-            replaced, self._slot = self._slot, item
+            if self._stopping:
+                replaced: Item | None = item
+            else:
+                replaced, self._slot = self._slot, item
             self._changed.notify()
         if replaced is not None:
             self._on_drop(replaced)
+
+    @property
+    def at_work_s(self) -> float:
+        """For how long the item at work has been; 0 if there is none."""
+        begun_s = self._begun_s
+        return 0.0 if begun_s is None else time.monotonic() - begun_s
 
     def stop(self) -> None:
         """Finish the item at work, drop the one waiting, end the thread."""
@@ -47,7 +58,9 @@ class LatestWorker(Generic[Item]):
 
     def _run(self) -> None:
         while (item := self._take()) is not None:
+            self._begun_s = time.monotonic()
             self._work(item)
+            self._begun_s = None
 
     def _take(self) -> Item | None:
         with self._changed:

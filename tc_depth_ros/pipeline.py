@@ -1,0 +1,193 @@
+"""
+DepthPipeline: a frame in; depth in metres, its confidence, and the camera's motion out.
+
+    frame -> predictor -> motion, consistency, confidence (temporal) -> scale -> estimate
+
+Without ROS, so that it can be tested and read without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tc_depth_ros.frames.frame import Frame
+from tc_depth_ros.frames.window import Continuity
+from tc_depth_ros.predictor import DepthPredictor, Prediction, PredictorConfig, warm_up_frames
+from tc_depth_ros.scale.estimator import Scale, ScaleConfig, ScaleEstimator
+from tc_depth_ros.scale.observation import ObservedFrame, PredictedMotion
+from tc_depth_ros.scale.odometry_buffer import OdometryPose
+from tc_depth_ros.settings import group, setting
+from tc_depth_ros.temporal.consistency import Consistency, scale_jump
+from tc_depth_ros.temporal.pose_chain import ChainedPose, PoseChain
+from tc_depth_ros.temporal.tracker import (
+    TemporalConfig,
+    TemporalEstimate,
+    TemporalTracker,
+    motion_source,
+)
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How to come from frames to depth that can be relied on."""
+
+    min_confidence: float = setting(
+        0.0,
+        'depth of less confidence is invalid (NaN), in image and cloud; 0 keeps all',
+        0.0,
+        1.0,
+        dynamic=True,
+    )
+    predictor: PredictorConfig = group(PredictorConfig)
+    temporal: TemporalConfig = group(TemporalConfig, 'temporal')
+    scale: ScaleConfig = group(ScaleConfig, 'scale')
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """All that is known of one frame."""
+
+    frame: Frame  # whose depth it is
+    depth: NDArray[np.float32]  # (H, W) of the frame; z in m, NaN invalid, +Inf beyond max_range
+    confidence: NDArray[np.float32] | None  # (H, W) in [0, 1]; None: nobody asked
+    pose: ChainedPose | None  # None: the motion is not known
+    consistency: Consistency | None  # with the frame before; None: there is none, or no motion
+    scale_jumped: bool  # against the frame before, by more than the settings allow
+    scale: Scale  # of this depth
+    frames_used: int  # distinct frames behind it; 1 = single-frame mode
+    continuity: Continuity  # 'continued', or why the past was forgotten
+
+
+class DepthPipeline:
+    """From a stream of frames, and odometry where there is some, to estimates; one per camera."""
+
+    def __init__(self, predictor: DepthPredictor, config: PipelineConfig | None = None) -> None:
+        self._config = config or PipelineConfig()
+        self.predictor = predictor
+        source = motion_source(self._config.temporal, predictor.pose_net, predictor.info.scale)
+        self._temporal = TemporalTracker(source, self._config.temporal)
+        self._scale = ScaleEstimator(self._config.scale, predictor.info.metric)
+        self._chain = PoseChain()
+        self._child_T_camera: NDArray[np.float64] | None = None
+        self._last_ns: int | None = None
+
+    def reset(self) -> None:
+        """Forget the past, the scale and the way that the camera came."""
+        self.predictor.reset()
+        self._temporal.reset()
+        self._scale.reset()
+        self._chain.reset()
+        self._last_ns = None
+
+    def warm_up(self) -> None:
+        """Make the first real frame as fast as the others."""
+        for frame in warm_up_frames():
+            self.push(frame, wants_confidence=True)
+        self.reset()
+
+    def succeed(self, old: DepthPipeline) -> None:
+        """Go on where another pipeline was: the odometry does not start again."""
+        self._chain = old._chain
+        self._chain.lose()
+        if old._child_T_camera is not None:
+            self.mount(old._child_T_camera)
+
+    def configure(self, config: PipelineConfig) -> None:
+        """Take over the settings that may change while frames come in."""
+        self._config = config
+        self.predictor.config = config.predictor
+
+    def mount(self, child_T_camera: NDArray[np.float64] | None) -> None:
+        """Say how the camera stands on the odometry's child frame, (4, 4); None: not known."""
+        self._child_T_camera = child_T_camera
+        self._scale.mount(child_T_camera)
+
+    def add_odometry(self, pose: OdometryPose) -> None:
+        """Take a pose of the robot's odometry, for the scale; from any thread."""
+        self._scale.add_odometry(pose)
+
+    def push(self, frame: Frame, *, wants_confidence: bool) -> Estimate | None:
+        """
+        Take the next frame.
+
+        :return: the estimate of this frame; with output 'centre' of the one before it, and None
+            for the first
+        :raises FrameRejected: the frame cannot be used; see DepthPredictor.push
+        :raises RuntimeError: the network failed
+        """
+        needs_confidence = wants_confidence or self._config.min_confidence > 0
+        # The factor of the frames before: that of this one is known only once it is predicted
+        scale = self._scale.current(frame.stamp_ns)
+        prediction = self.predictor.push(frame, scale.factor)
+        if prediction is None:
+            return None
+        if prediction.continuity != 'continued':
+            self._begin(prediction.continuity)
+        temporal = self._compare(prediction, needs_confidence)
+        pose = self._follow(prediction, temporal, scale.factor)
+        confidence = _full_size(temporal.confidence, prediction.frame.size)
+        depth = prediction.depth
+        if confidence is not None and self._config.min_confidence > 0:
+            depth[confidence < self._config.min_confidence] = np.nan
+        return Estimate(
+            prediction.frame,
+            depth,
+            confidence,
+            pose,
+            temporal.consistency,
+            temporal.consistency is not None
+            and scale_jump(temporal.consistency, self._config.temporal.max_scale_step),
+            scale,
+            prediction.frames_used,
+            prediction.continuity,
+        )
+
+    def _begin(self, continuity: Continuity) -> None:
+        """Begin a new window: what was before it is not this camera's, or too long ago."""
+        self._temporal.reset()
+        self._last_ns = None
+        if continuity == 'clock':
+            self._scale.reset()
+            self._chain.reset()
+        else:
+            self._chain.lose()
+
+    def _compare(self, prediction: Prediction, wants_confidence: bool) -> TemporalEstimate:
+        """Compare a frame with those before; one with pixels that are no numbers begins anew."""
+        if prediction.view.depth.isfinite().all():
+            return self._temporal.push(prediction.view, wants_confidence=wants_confidence)
+        self._temporal.reset()
+        return TemporalEstimate(None, None, None)
+
+    def _follow(
+        self, prediction: Prediction, temporal: TemporalEstimate, factor: float
+    ) -> ChainedPose | None:
+        """Tell the scale and the odometry of the motion since the frame before."""
+        view, earlier_ns = prediction.view, self._last_ns
+        self._last_ns = view.stamp_ns
+        motion = None
+        if temporal.motion is not None and earlier_ns is not None:
+            motion = PredictedMotion(
+                earlier_ns, temporal.motion.later_T_earlier, temporal.motion.covariance
+            )
+        K = view.K[0].double().cpu().numpy()
+        self._scale.observe(ObservedFrame(view.stamp_ns, view.depth[0, 0], K, motion))
+        if temporal.motion is None or earlier_ns is None:
+            if earlier_ns is not None:
+                self._chain.lose()
+            return None
+        step_s = (view.stamp_ns - earlier_ns) * 1e-9
+        return self._chain.add(temporal.motion, step_s, factor)
+
+
+def _full_size(
+    confidence: NDArray[np.float32] | None, size: tuple[int, int]
+) -> NDArray[np.float32] | None:
+    if confidence is None:
+        return None
+    full = cv2.resize(confidence, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(full, dtype=np.float32)

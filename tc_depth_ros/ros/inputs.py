@@ -1,0 +1,108 @@
+"""The node's subscriptions: images, each with the CameraInfo that it goes with; and odometry."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from tc_depth_ros.frames.camera_info import CameraInfoBuffer
+from tc_depth_ros.frames.frame import stamp_ns
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An image that came in, with the intrinsics it goes with."""
+
+    image: Image | CompressedImage
+    camera_info: CameraInfo
+    arrived_s: float  # monotonic
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told of what comes in."""
+
+    received: Callable[[], None]  # an image, whatever becomes of it
+    arrived: Callable[[Arrival], None]
+    dropped: Callable[[str], None]  # an image, and the cause
+    complain: Callable[[str], None]  # what is missing, and the remedy
+    odometry: Callable[[Odometry], None] | None  # None: not subscribed
+
+
+class Inputs:
+    """Subscribes, and pairs images with their CameraInfo."""
+
+    def __init__(
+        self,
+        subscribe: Callable[[type[Any], str, Callable[[Any], None]], Any],
+        unsubscribe: Callable[[Any], object],
+        transport: str,
+        listener: Listener,
+    ) -> None:
+        """
+        Begin to listen.
+
+        :param subscribe: makes a subscription of a message type, a topic and a callback
+        :param unsubscribe: destroys one
+        :param transport: 'raw' or 'compressed'
+        """
+        self._unsubscribe = unsubscribe
+        self._listener = listener
+        self._infos = CameraInfoBuffer()
+        self._early: Image | CompressedImage | None = None  # an image before any CameraInfo
+        self._lock = threading.Lock()  # of the two above: inputs end in another thread
+        kind, topic = (
+            (CompressedImage, '/compressed') if transport == 'compressed' else (Image, '')
+        )
+        self._camera_info = subscribe(CameraInfo, 'camera_info', self._on_camera_info)
+        self._subscriptions = [
+            self._camera_info,
+            subscribe(kind, f'image{topic}', self._on_image),
+        ]
+        if listener.odometry is not None:
+            self._subscriptions.append(subscribe(Odometry, 'odom', listener.odometry))
+
+    def close(self) -> None:
+        """Stop to listen; an image that still waits for its CameraInfo is dropped."""
+        for subscription in self._subscriptions:
+            self._unsubscribe(subscription)
+        if self._take_early() is not None:
+            self._listener.dropped('no camera_info')
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        with self._lock:
+            self._infos.add(message)
+        early = self._take_early()
+        if early is not None:
+            self._listener.complain('')  # it can only have been the missing CameraInfo
+            self._arrive(early, message)
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        self._listener.received()
+        with self._lock:
+            info = self._infos.match(stamp_ns(message.header))
+            replaced = self._early
+            if info is None:
+                self._early = message
+        if info is not None:
+            self._arrive(message, info)
+        elif replaced is not None:
+            self._listener.dropped('no camera_info')
+            self._listener.complain(
+                f'images arrive, but no CameraInfo on {self._camera_info.topic_name}: publish '
+                'it, or remap camera_info'
+            )
+
+    def _take_early(self) -> Image | CompressedImage | None:
+        with self._lock:
+            early, self._early = self._early, None
+            return early
+
+    def _arrive(self, image: Image | CompressedImage, info: CameraInfo) -> None:
+        self._listener.arrived(Arrival(image, info, time.monotonic()))

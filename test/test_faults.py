@@ -1,0 +1,533 @@
+"""
+A test for every promise about faults, through the real node over DDS.
+
+Some of these promises are held elsewhere in this folder: test_node.py has duplicates, late frames,
+jumps of the stamps, another resolution, unusable images, missing CameraInfo, the wrong weights and
+transitions under load; test_soak.py has all faults at once, for long.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import threading
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is not installed')
+
+import rclpy
+import torch
+from rcl_interfaces.srv import SetParameters
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from ros_harness import (
+    FRAME_ID,
+    Camera,
+    Client,
+    Process,
+    node_command,
+    ros_world,
+    running,
+    write_weights,
+)
+from rosgraph_msgs.msg import Clock
+from std_srvs.srv import Trigger
+
+from tc_depth_ros.frames.frame import decode_depth
+from tc_depth_ros.network.checkpoint import load_weights, save_weights
+from tc_depth_ros.pipeline import DepthPipeline
+from tc_depth_ros.predictor import DepthPredictor
+from tc_depth_ros.ros.node import TCDepthNode
+
+pytestmark = pytest.mark.ros
+
+CAMERA = Camera()
+SECOND_NS = 1_000_000_000
+TIMEOUT_S = 2.0
+
+
+def raw(index: int = 0) -> Any:
+    return CAMERA.raw(CAMERA.picture(index))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give this file a ROS domain of its own; the folder has the weights."""
+    folder = tmp_path_factory.mktemp('faults')
+    for seed, name in enumerate(('tiny', 'other')):
+        write_weights(folder / f'{name}.safetensors', seed)
+    with ros_world(folder):
+        yield folder
+
+
+@contextmanager
+def node_of(world: Path, name: str, **parameters: Any) -> Iterator[tuple[Process, Client]]:
+    """Run a node under a name of its own, and a client that listens to its depth."""
+    given = {'weights': world / 'tiny.safetensors', 'image_timeout_s': TIMEOUT_S} | parameters
+    command = node_command(given, {'__node': name})
+    with ExitStack() as stack:
+        process = stack.enter_context(running(command, world / f'{name}.txt'))
+        client = stack.enter_context(closing(Client(name)))
+        client.listen('depth/image')
+        yield process, client
+        assert process.alive, process.output
+        assert 'Traceback' not in process.output, process.output
+
+
+@pytest.fixture(scope='module')
+def shared(world: Path) -> Iterator[tuple[Process, Client]]:
+    with node_of(world, 'shared') as pair:
+        pair[1].meet(raw(), CAMERA.info())
+        yield pair
+
+
+@pytest.fixture
+def client(shared: tuple[Process, Client]) -> Client:
+    """The client of a node that several tests share, at the start of a new window."""
+    _, client = shared
+    client.listen('depth/image')
+    client.stamp_ns += 10 * SECOND_NS
+    client.meet(raw(), CAMERA.info())
+    return client
+
+
+class Inner:
+    """A node within this process and a context of its own, for faults that a patch brings."""
+
+    def __init__(self, world: Path, name: str, **parameters: Any) -> None:
+        self.client = Client(name)
+        given = {'weights': str(world / 'tiny.safetensors')} | parameters
+        self.node = TCDepthNode(
+            context=self.client.ros.context,
+            cli_args=['--ros-args', '-r', f'__node:={name}'],
+            parameter_overrides=[Parameter(key, value=value) for key, value in given.items()],
+        )
+        self.client.executor.add_node(self.node)
+
+    def start(self) -> None:
+        assert self.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        self.client.listen('depth/image')
+        self.client.meet(raw(), CAMERA.info())
+
+    def close(self) -> None:
+        if self.client.ros.context.ok():
+            self.node.trigger_shutdown()
+        self.node.destroy_node()
+        self.client.close()
+
+
+@pytest.fixture
+def inner(world: Path) -> Iterator[Inner]:
+    with closing(Inner(world, 'inner')) as node:
+        node.start()
+        yield node
+
+
+def set_parameter(client: Client, node: str, name: str, value: Any) -> Any:
+    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+    return client.call(SetParameters, f'/{node}/set_parameters', request).results[0]
+
+
+# ---- the camera ----------------------------------------------------------------------------
+
+
+def test_a_camera_that_falls_silent_is_a_warning_then_an_error_until_it_is_back(
+    client: Client,
+) -> None:
+    for index in range(3):
+        client.ask(raw(index), CAMERA.info())
+    assert client.settled().values['frames used'] == '3'
+    warned = client.until_healthy(lambda h: h.is_warning, 'a warning')
+    assert 'no image on /image for' in warned.message
+    failed = client.until_healthy(lambda h: h.is_error, 'an error')
+    assert 'is the camera running?' in failed.message
+
+    client.stamp_ns += round(TIMEOUT_S * SECOND_NS)  # that it was away
+    healthy = client.show_until_healthy(lambda h: h.is_ok, 'all well', raw(), CAMERA.info())
+    assert healthy.message == 'publishing depth'
+    client.stamp_ns += 2 * SECOND_NS
+    client.ask(raw(), CAMERA.info())
+    assert client.settled().values['mode'] == 'single-frame (gap)'
+
+
+def test_before_the_first_image_it_says_what_it_waits_for(world: Path) -> None:
+    with node_of(world, 'early') as (_, client):
+        health = client.until_healthy(lambda h: h.is_warning, 'a warning')
+        assert 'no image yet on /image' in health.message
+
+
+def test_irregular_stamps_are_one_stream(client: Client) -> None:
+    before = client.settled()
+    client.forget()
+    steps_ms = [100, 33, 250, 5, 100, 480, 60, 100]
+    stamps = [client.stamp_ns + 1_000_000 * sum(steps_ms[: i + 1]) for i in range(len(steps_ms))]
+    for index, stamp in enumerate(stamps):
+        client.ask(raw(index), CAMERA.info(), stamp)
+    client.stamp_ns = stamps[-1]
+    counts = client.settled()
+    assert counts.since(before).count('frames published') == len(stamps)
+    assert counts.values['frames used'] == '3'
+    assert counts.values['mode'] == 'multi-frame'
+
+
+def test_a_bag_that_loops_goes_on(client: Client) -> None:
+    start = client.stamp_ns
+    for _ in range(3):
+        client.stamp_ns = start
+        for index in range(4):
+            client.ask(raw(index), CAMERA.info())
+            client.stamp_ns += SECOND_NS // 5
+    assert not client.settled().is_error
+    client.stamp_ns = start + 100 * SECOND_NS
+
+
+def test_ros_time_that_jumps_back_starts_anew(world: Path) -> None:
+    with node_of(world, 'timed', use_sim_time='true') as (_, client):
+        clock = client.ros.create_publisher(Clock, '/clock', 10)
+
+        def tell(seconds: int) -> None:
+            message = Clock()
+            message.clock.sec = seconds
+            for _ in range(5):
+                clock.publish(message)
+                client.spin_for(0.1)
+
+        client.until(lambda: clock.get_subscription_count() > 0, 'it follows the clock')
+        tell(1000)
+        client.show_until(lambda: client.heard['depth/image'], 'a depth', raw(), CAMERA.info())
+        client.forget()
+        for index in range(3):
+            client.ask(raw(index), CAMERA.info())
+        tell(500)
+        client.ask(raw(3), CAMERA.info())
+        tell(501)
+        health = client.until(
+            lambda: next((h for h in client.health[::-1] if 'frames used' in h.values), None),
+            'a report',
+        )
+        assert health.values['frames used'] == '1'
+
+
+@pytest.mark.parametrize(
+    'encoding',
+    ['rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8', 'mono16', 'bayer_rggb8', 'yuv422_yuy2', 'yuv422'],
+)
+def test_every_encoding_has_its_depth(client: Client, encoding: str) -> None:
+    client.ask(encoded(encoding), CAMERA.info())
+    assert not client.settled().is_error
+
+
+def encoded(encoding: str) -> Any:
+    """A picture in some encoding, its rows padded; what the pixels are is tested in frames."""
+    sizes = {'rgba8': 4, 'bgra8': 4, 'mono8': 1, 'mono16': 2, 'bayer_rggb8': 1}
+    pixel_bytes = sizes.get(encoding, 2 if encoding.startswith('yuv') else 3)
+    image = CAMERA.raw(CAMERA.picture())
+    image.encoding, image.step = encoding, CAMERA.width * pixel_bytes + 8
+    image.is_bigendian = int(encoding == 'mono16')
+    rows = np.random.default_rng(0).integers(20, 230, CAMERA.height * image.step, dtype=np.uint8)
+    image.data = array('B', rows.tobytes())
+    return image
+
+
+def test_from_640_to_1280_mid_stream_k_and_size_go_together(client: Client) -> None:
+    client.listen('depth/image', 'depth/camera_info')
+    for camera in (Camera(640, 480), Camera(1280, 720), Camera(640, 480)):
+        image = camera.raw(camera.picture())
+        client.meet(image, camera.info())
+        outputs = client.ask(image, camera.info())
+        for message in outputs.values():
+            assert (message.height, message.width) == (camera.height, camera.width)
+        K = np.reshape(outputs['depth/camera_info'].k, (3, 3))
+        np.testing.assert_array_equal(K, camera.K)
+
+
+def test_camera_info_of_another_frame_is_named(client: Client) -> None:
+    info = CAMERA.info()
+    info.header.frame_id = 'rear_optical_frame'
+    health = client.show_until_healthy(lambda h: h.is_error, 'an error', raw(), info)
+    assert 'rear_optical_frame' in health.message and FRAME_ID in health.message
+    client.show_until_healthy(lambda h: h.is_ok, 'all well', raw(), CAMERA.info())
+
+
+def test_camera_info_may_come_once_and_stay(client: Client) -> None:
+    """As from a latched topic: the latest serves every image of its size."""
+    for index in range(3):
+        client.ask(raw(index), None)
+    assert client.settled().values['frames used'] == '3'
+
+
+def test_k_that_changes_mid_stream_starts_a_new_window(client: Client) -> None:
+    for index in range(3):
+        client.ask(raw(index), CAMERA.info())
+    zoomed = CAMERA.info()
+    zoomed.k[0], zoomed.p[0] = 2 * zoomed.k[0], 2 * zoomed.p[0]
+    client.ask(raw(3), zoomed)
+    assert client.settled().values['mode'] == 'single-frame (intrinsics)'
+
+
+@pytest.mark.parametrize(('value', 'cause'), [(0, 'dark'), (255, 'overexposed')])
+def test_black_and_white_images_are_dropped_and_counted(
+    client: Client, value: int, cause: str
+) -> None:
+    client.ask(raw(0), CAMERA.info())
+    before = client.settled()
+    blank = CAMERA.raw(np.full((CAMERA.height, CAMERA.width, 3), value, np.uint8))
+    client.show(blank, CAMERA.info())
+    counts = client.until_healthy(
+        lambda h: h.since(before).count(f'dropped: {cause}') == 1, 'it is counted'
+    )
+    assert counts.since(before).count('frames published') == 0
+    client.ask(raw(1), CAMERA.info())
+    assert client.settled().values['frames used'] == '3'  # the window has lived on
+
+
+# ---- the network ---------------------------------------------------------------------------
+
+
+def test_a_network_that_finds_no_numbers_costs_frames_not_the_node(world: Path) -> None:
+    file = world / 'nan.safetensors'
+    loaded = load_weights(world / 'tiny.safetensors')
+    with torch.no_grad():
+        loaded.network.decoder.disparity[0].bias.fill_(torch.nan)  # type: ignore[union-attr]
+    save_weights(file, loaded.network, loaded.info)
+    with node_of(world, 'nan') as (process, client):
+        client.meet(raw(), CAMERA.info())
+        assert process.alive
+    with node_of(world, 'broken', weights=file) as (_, client):
+        # Refused where it is loaded, which runs it once
+        health = client.until_healthy(lambda h: h.is_error, 'an error')
+        assert 'no number for 100 % of the pixels' in health.message
+        assert client.state() == 'unconfigured'
+
+
+def test_frames_without_numbers_are_counted(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = inner.client.settled()
+    whole = DepthPredictor._forward
+
+    def spoilt(self: DepthPredictor, shown: Any) -> Any:
+        answer = whole(self, shown)
+        assert answer is not None
+        return replace(answer, disparity=torch.full_like(answer.disparity, torch.nan))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DepthPredictor, '_forward', spoilt)
+        inner.client.show(raw(1), CAMERA.info())
+        inner.client.until_healthy(
+            lambda h: h.since(before).count('dropped: not finite') == 1, 'it is counted'
+        )
+    inner.client.meet(raw(2), CAMERA.info())
+    assert not inner.client.settled().is_error
+
+
+def test_what_is_far_is_infinite_and_no_wall(client: Client) -> None:
+    depth = decode_depth(client.ask(raw(), CAMERA.info())['depth/image'])
+    limit = float(np.quantile(depth, 0.6))
+    assert set_parameter(client, 'shared', 'max_range', limit).successful
+    limited = decode_depth(client.ask(raw(), CAMERA.info())['depth/image'])
+    assert set_parameter(client, 'shared', 'max_range', 100.0).successful
+    assert 0.1 < np.isposinf(limited).mean() < 0.9
+    assert limited[np.isfinite(limited)].max() <= limit
+    assert (limited == np.float32(limit)).mean() < 0.01  # nothing heaps up at the limit
+
+
+def test_out_of_memory_twice_is_an_error_and_the_next_frame_is_fine(
+    inner: Inner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = inner.client.settled()
+    with monkeypatch.context() as patch:
+
+        def full(*_: Any) -> None:
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')
+
+        patch.setattr(DepthPredictor, '_forward', full)
+        health = inner.client.show_until_healthy(
+            lambda h: h.is_error, 'an error', raw(1), CAMERA.info()
+        )
+    assert 'no memory left' in health.message and '2.00 GiB' in health.message
+    assert health.since(before).count('dropped: out of memory') >= 1
+    inner.client.meet(raw(2), CAMERA.info())
+    assert inner.client.settled().is_ok
+
+
+def test_a_cuda_error_that_stays_ends_the_process_to_be_started_again(
+    inner: Inner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError('CUDA error: an illegal memory access was encountered')
+
+    monkeypatch.setattr(DepthPredictor, '_forward', broken)
+    inner.client.show(raw(1), CAMERA.info())
+    with pytest.raises(rclpy.executors.ExternalShutdownException):
+        inner.client.spin_for(10.0)
+    assert inner.node.broken  # main answers 1 then
+
+
+# ---- the machine ---------------------------------------------------------------------------
+
+
+def test_overload_is_told_and_every_frame_counted(
+    inner: Inner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, pause = DepthPipeline.push, threading.Event()
+
+    def slow(self: DepthPipeline, frame: Any, **options: Any) -> Any:
+        pause.wait(0.2)
+        return whole(self, frame, **options)
+
+    monkeypatch.setattr(DepthPipeline, 'push', slow)
+    before = inner.client.settled()
+    deadline_frames = 120
+    for index in range(deadline_frames):  # 33 Hz into 5 Hz
+        inner.client.show(raw(index), CAMERA.info())
+        inner.client.spin_for(0.03)
+    health = inner.client.health[-1]
+    assert health.is_warning and 'overloaded' in health.message
+    counts = inner.client.settled().since(before)
+    dropped = counts.dropped.get('superseded', 0)
+    assert counts.count('frames received') == counts.count('frames published') + dropped
+    assert dropped > deadline_frames / 2
+
+
+def test_a_frame_that_does_not_end_is_an_error(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = threading.Event()
+    with closing(Inner(world, 'stuck', image_timeout_s=1.0)) as inner:
+        inner.start()
+        whole = DepthPredictor._forward
+
+        def wait(self: DepthPredictor, shown: Any) -> Any:
+            stuck.wait(20.0)
+            return whole(self, shown)
+
+        monkeypatch.setattr(DepthPredictor, '_forward', wait)
+        health = inner.client.show_until_healthy(
+            lambda h: h.is_error, 'an error', raw(1), CAMERA.info()
+        )
+        assert 'one frame has been at work for' in health.message
+        stuck.set()
+        inner.client.show_until_healthy(lambda h: h.is_ok, 'all well', raw(2), CAMERA.info())
+
+
+# ---- weights -------------------------------------------------------------------------------
+
+
+class Malicious:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._mark,)
+
+
+def test_a_pickle_is_refused_and_never_run(world: Path, tmp_path: Path) -> None:
+    mark, file = tmp_path / 'was_run', world / 'evil.pth'
+    file.write_bytes(pickle.dumps(Malicious(mark)))
+    with node_of(world, 'safe', weights=file) as (_, client):
+        health = client.until_healthy(lambda h: h.is_error, 'an error')
+        assert 'not a readable safetensors file' in health.message
+        assert client.state() == 'unconfigured'
+    assert not mark.exists()
+    pickle.loads(file.read_bytes())
+    assert mark.exists()  # the file is what it claims to be
+
+
+def test_weights_swap_at_run_time_without_a_frame_lost(world: Path) -> None:
+    with node_of(world, 'swap') as (_, client):
+        client.meet(raw(), CAMERA.info())
+        depth_before = decode_depth(client.ask(raw(), CAMERA.info())['depth/image'])
+        before = client.settled()
+        client.forget()
+        answer, shown = [], []
+        setter = threading.Thread(
+            target=lambda: answer.append(swap(world / 'other.safetensors', 'swap'))
+        )
+        setter.start()
+        while setter.is_alive() or len(shown) < 15:
+            shown.append(client.show(raw(0), CAMERA.info()))
+            client.spin_for(0.1)
+        setter.join()
+        assert answer[0].successful, answer[0].reason
+        counts = client.settled().since(before)
+        assert counts.count('frames received') == len(shown)
+        assert len(shown) - counts.count('frames published') <= 1
+        client.stamp_ns += 10 * SECOND_NS
+        client.forget()
+        depth_after = decode_depth(client.ask(raw(), CAMERA.info())['depth/image'])
+        both = np.isfinite(depth_before) & np.isfinite(depth_after)
+        assert np.abs(depth_after[both] / depth_before[both] - 1).max() > 0.01
+
+
+def swap(weights: Path, node: str) -> Any:
+    """Set the weights from a client of its own, as ``ros2 param set`` does."""
+    with closing(Client('nobody')) as setter:
+        return set_parameter(setter, node, 'weights', str(weights))
+
+
+def test_weights_that_cannot_be_used_leave_the_old_ones_at_work(
+    shared: tuple[Process, Client], client: Client, world: Path
+) -> None:
+    depth_before = decode_depth(client.ask(raw(1), CAMERA.info())['depth/image'])
+    truncated = world / 'half.safetensors'
+    truncated.write_bytes((world / 'other.safetensors').read_bytes()[:5000])
+    for weights, words in (
+        (truncated, 'not a readable safetensors file'),
+        (world / 'nowhere.safetensors', 'do not exist'),
+    ):
+        result = set_parameter(client, 'shared', 'weights', str(weights))
+        assert not result.successful
+        assert words in result.reason and str(weights) in result.reason
+    client.stamp_ns += 10 * SECOND_NS
+    client.ask(raw(0), CAMERA.info())
+    depth_after = decode_depth(client.ask(raw(1), CAMERA.info())['depth/image'])
+    assert depth_before.shape == depth_after.shape
+    np.testing.assert_array_equal(depth_before, depth_after)
+
+
+# ---- asked of it at run time ---------------------------------------------------------------
+
+
+def test_what_may_change_at_run_time_changes_and_the_rest_says_why_not(client: Client) -> None:
+    assert set_parameter(client, 'shared', 'max_range', 50.0).successful
+    for name, value, words in (
+        ('max_range', -3.0, 'max_range'),
+        ('max_range', 0.05, 'min_range 0.1 and max_range 0.05'),
+        ('points.stride', 0, 'points.stride'),
+        ('device', 'cpu', 'read-only'),
+    ):
+        result = set_parameter(client, 'shared', name, value)
+        assert not result.successful and words in result.reason, (name, value, result)
+    assert set_parameter(client, 'shared', 'max_range', 100.0).successful
+
+
+def test_reset_makes_the_next_frame_a_first_one(client: Client) -> None:
+    for index in range(3):
+        client.ask(raw(index), CAMERA.info())
+    assert client.settled().values['frames used'] == '3'
+    assert client.call(Trigger, '/shared/reset', Trigger.Request()).success
+    client.ask(raw(3), CAMERA.info())
+    health = client.settled()
+    assert health.values['mode'] == 'single-frame (first)'
+
+
+@pytest.mark.parametrize('sign', [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_cleanly_without_any_image(world: Path, sign: signal.Signals) -> None:
+    name = f'idle_{sign.name.lower()}'
+    command = node_command({'weights': world / 'tiny.safetensors'}, {'__node': name})
+    with ExitStack() as stack:
+        process = stack.enter_context(running(command, world / f'{name}.txt'))
+        client = stack.enter_context(closing(Client(name)))
+        client.until_healthy(lambda h: True, 'a report')
+        assert process.stop(sign) == 0, process.output
+        assert 'Traceback' not in process.output
