@@ -238,10 +238,12 @@ def encoded(encoding: str) -> Any:
     return image
 
 
-def test_from_640_to_1280_mid_stream_k_and_size_go_together(client: Client) -> None:
+def test_at_another_resolution_mid_stream_k_and_size_go_together(client: Client) -> None:
     client.listen('depth/image', 'depth/camera_info')
-    for camera in (Camera(640, 480), Camera(1280, 720), Camera(640, 480)):
-        image = camera.raw(camera.picture())
+    for camera in (Camera(320, 240), Camera(640, 480), Camera(320, 240)):
+        # Grey, since Fast DDS loses what is larger than 512 KB without its profile
+        grey = np.ascontiguousarray(camera.picture()[..., :1])
+        image = camera.raw(grey, 'mono8')
         client.meet(image, camera.info())
         outputs = client.ask(image, camera.info())
         for message in outputs.values():
