@@ -47,7 +47,7 @@ class CameraModel:
     @classmethod
     def from_message(cls, camera_info: CameraInfoMessage, rectify: bool) -> CameraModel:
         """
-        Work out a camera; costs some milliseconds where there is something to rectify.
+        Work out a camera; takes tens of milliseconds where there is something to rectify.
 
         :param rectify: False: its images are rectified already, and D and R are of no concern
         :raises ValueError: no focal length, a ROI that leaves the image, a distortion model that

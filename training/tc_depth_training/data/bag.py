@@ -148,8 +148,9 @@ class Bag:
 
     def frames(self, camera: CameraTopics) -> Iterator[Frame]:
         """
-        Decode and rectify all frames in the order recorded, each with the CameraInfo nearest in
-        time. A topic whose name says that it is rectified is taken as it is, as the node does.
+        Decode all frames in the order recorded, each with the CameraInfo nearest in time.
+
+        As the node does, rectify them, unless the topic's name says that they are.
 
         :raises ValueError: an image or CameraInfo cannot be decoded, or they do not fit
         """
