@@ -163,6 +163,14 @@ def test_reset_begins_anew() -> None:
     assert states(robot.run(10)) == [UNKNOWN, INITIALISING, TRACKING]
 
 
+def test_reset_forgets_the_odometry() -> None:
+    robot = tracking_robot()
+    robot.estimator.reset()
+    robot.tick, robot.odometry_works = 0, False
+    last = robot.run(5)[-1]
+    assert (last.state, last.refusal) == (UNKNOWN, 'no odometry yet')
+
+
 def test_new_weights_may_be_metric() -> None:
     robot = tracking_robot()
     robot.estimator.reset(weights_metric=True)

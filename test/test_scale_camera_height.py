@@ -65,6 +65,27 @@ def test_a_wall_with_a_strip_of_floor_is_no_ground() -> None:
     assert ground_height(frame(depth), CONFIG) is None
 
 
+def test_a_floor_before_a_larger_wall_is_found_only_where_that_is_allowed() -> None:
+    depth = noisy(np.minimum(ground_depth(1.0), 3.45), 0.02)  # 40 % floor, 60 % wall
+    assert ground_height(frame(depth), CONFIG) is None
+    less = CameraHeightConfig(camera_height_m=1.2, min_ground_share=0.3)
+    # The foot of the wall fits the plane to the tolerance, and tilts it
+    assert ground_height(frame(depth), less) == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_floor_up_to_a_distant_wall_gives_its_height() -> None:
+    depth = noisy(np.minimum(ground_depth(1.0, tilt_deg=5), 6.0), 0.02)
+    assert ground_height(frame(depth), CONFIG) == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.parametrize(('columns', 'found'), [(100, None), (160, 1.0)])
+def test_a_floor_must_fill_its_share(columns, found) -> None:
+    depth = ground_depth(1.0)
+    above = np.random.default_rng(0).uniform(0.1, 0.9, size=depth.shape).astype(np.float32)
+    depth[:, columns:] *= above[:, columns:]
+    assert ground_height(frame(depth), CONFIG) == (found and pytest.approx(found, rel=0.01))
+
+
 def test_a_ceiling_is_no_ground() -> None:
     upside_down = np.ascontiguousarray(ground_depth(1.0, tilt_deg=-40)[::-1])
     assert ground_height(frame(upside_down), CONFIG) is None

@@ -230,26 +230,27 @@ def test_reset_forgets_all_but_the_mounting() -> None:
 
 
 def test_uncertainty_grows_along_the_chain_as_samples_do() -> None:
-    rng = np.random.default_rng(0)
-    turn_deviation, shift_deviation = 0.01, 0.02
-    covariance = np.diag([shift_deviation**2] * 3 + [turn_deviation**2] * 3)
+    # Long steps, hard turns, and a noise of its own in each axis
+    drive = Drive(lambda t: 5 * t, lambda t: 3 * t)
+    deviations = np.array([0.02, 0.04, 0.01, 0.02, 0.05, 0.01])
     times = np.arange(0, 0.6, 0.1)
     pairs = list(zip(times[:-1], times[1:], strict=True))
     scale = source(min_translation_m=100.0, max_pair_s=100.0)
-    played(scale, events(WINDING, times, np.arange(0, 1, 0.05), covariance))
-    ends = []
+    played(scale, events(drive, times, np.arange(0, 1, 0.05), np.diag(deviations**2)))
+    rng, ends = np.random.default_rng(0), []
     for _ in range(4000):
         chained = np.eye(4)
         for earlier, later in pairs:
-            step = WINDING.later_T_earlier(earlier, later)
+            step = drive.later_T_earlier(earlier, later)
             step[:3, 3] /= FACTOR
-            x, y, z = turn_deviation * rng.normal(size=3)
+            shift, (x, y, z) = np.split(deviations * rng.normal(size=6), 2)
             step[:3, :3] = (np.eye(3) + [[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ step[:3, :3]
-            step[:3, 3] += shift_deviation * rng.normal(size=3)
+            step[:3, 3] += shift
             chained = step @ chained
         ends.append(chained[:3, 3])
     sampled = np.cov(np.array(ends).T)
-    np.testing.assert_allclose(scale._chain.covariance[:3, :3], sampled, atol=2e-4)
+    computed = scale._chain.covariance[:3, :3]
+    np.testing.assert_allclose(computed, sampled, atol=0.06 * sampled.max())
     assert scale._chain.anchor.stamp_ns == ns(0)
 
 
