@@ -53,11 +53,19 @@ ROS_MODULES = {
     'sensor_msgs_py',
     'std_msgs',
     'std_srvs',
+    'tf2_msgs',
     'tf2_ros',
     'tf_transformations',
 }
 # Users' robots have them, the wheels do not: the node must start without
-NOT_IN_THE_WHEELS = {'cv_bridge', 'sensor_msgs_py', 'tf_transformations', 'tf2_ros', 'launch'}
+NOT_IN_THE_WHEELS = {
+    'cv_bridge',
+    'launch',
+    'sensor_msgs_py',
+    'tf2_msgs',
+    'tf2_ros',
+    'tf_transformations',
+}
 # Only what trains or plays bags may need these; bag_player imports rosbags when it plays
 NOT_ON_THE_ROBOT = {'rosbags', 'pydantic', 'tqdm', 'tc_depth_training'}
 

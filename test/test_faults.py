@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from ros_harness import (
     FRAME_ID,
+    ROOT,
     Camera,
     Client,
     Process,
@@ -521,6 +523,48 @@ def test_reset_makes_the_next_frame_a_first_one(client: Client) -> None:
     client.ask(raw(3), CAMERA.info())
     health = client.settled()
     assert health.values['mode'] == 'single-frame (first)'
+
+
+# ---- who may talk to it --------------------------------------------------------------------
+
+
+def allowed(kind: str, direction: str) -> set[str]:
+    """Names that the example policy allows, as the node of this file would resolve them."""
+    policy = ElementTree.parse(ROOT / 'config' / 'sros2_policy.xml')
+    names = policy.findall(f".//{kind}s[@{direction}='ALLOW']/{kind}")
+    return {f'/{name.text}'.replace('/~', '/guarded') for name in names}
+
+
+def test_the_security_policy_allows_what_the_node_has_and_no_more(world: Path) -> None:
+    """No remote procedure, no network of its own: only these topics and services."""
+    with node_of(world, 'guarded', **{'scale.source': 'odometry'}) as (_, client):
+        client.meet(raw(), CAMERA.info())
+        ros = client.ros
+        published, subscribed, served = (
+            {name for name, _ in ask('guarded', '/')}
+            for ask in (
+                ros.get_publisher_names_and_types_by_node,
+                ros.get_subscriber_names_and_types_by_node,
+                ros.get_service_names_and_types_by_node,
+            )
+        )
+    on_request = {'/image/compressed', '/tf', '/tf_static', '/clock', '/parameter_events'}
+    assert published <= allowed('topic', 'publish') <= published | on_request
+    assert subscribed <= allowed('topic', 'subscribe') <= subscribed | on_request
+    # Newer distributions serve the types too
+    assert served <= allowed('service', 'reply') <= served | {'/guarded/get_type_description'}
+
+
+def test_transforms_without_tf2_are_refused_with_the_remedy(world: Path) -> None:
+    try:
+        import tf2_msgs  # noqa: F401
+    except ImportError:
+        with node_of(world, 'moving', **{'odometry.publish_tf': 'true'}) as (_, client):
+            health = client.until_healthy(lambda h: h.is_error, 'an error')
+            assert 'odometry.publish_tf needs tf2_msgs' in health.message
+            assert client.state() == 'unconfigured'
+    else:
+        pytest.skip('tf2_msgs is installed')
 
 
 @pytest.mark.parametrize('sign', [signal.SIGINT, signal.SIGTERM])

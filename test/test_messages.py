@@ -15,6 +15,8 @@ from tc_depth_ros.frames.camera import CameraModel
 from tc_depth_ros.frames.frame import Frame, decode_depth, decode_image, stamp_ns
 from tc_depth_ros.geometry.cloud import organised_cloud
 from tc_depth_ros.ros import messages
+from tc_depth_ros.temporal.motion import Motion
+from tc_depth_ros.temporal.pose_chain import PoseChain
 
 pytestmark = pytest.mark.ros
 
@@ -53,6 +55,28 @@ def test_a_depth_image_in_millimetres_rounds_and_has_0_where_there_is_none() -> 
 def test_a_view_with_gaps_is_packed() -> None:
     wide = np.repeat(DEPTH, 2, axis=1)[:, ::2]
     np.testing.assert_array_equal(decode_depth(messages.depth_image(wide, FRAME)), DEPTH)
+
+
+def test_odometry_and_its_transform_say_the_same() -> None:
+    motion = Motion(np.eye(4), np.diag([1.0, 2, 3, 4, 5, 6]))
+    motion.later_T_earlier[:3, 3] = 0.1, -0.2, 0.3
+    pose = PoseChain().add(motion, 0.5, 1.0)
+    message = messages.odometry(pose, FRAME, 'odom')
+    transform = messages.odometry_transform(pose, FRAME, 'odom')
+    for one in (message, transform):
+        assert (one.header.frame_id, one.child_frame_id) == ('odom', FRAME.frame_id)
+        assert stamp_ns(one.header) == FRAME.stamp_ns
+    place, shift = message.pose.pose.position, transform.transform.translation
+    assert (place.x, place.y, place.z) == (shift.x, shift.y, shift.z)
+    # The camera went back, right and down of how it looked: -z, -x and y of its optical frame
+    np.testing.assert_allclose((place.x, place.y, place.z), (-0.3, 0.1, -0.2), atol=1e-12)
+    assert message.pose.pose.orientation == transform.transform.rotation
+    turn = transform.transform.rotation
+    np.testing.assert_allclose((turn.x, turn.y, turn.z, turn.w), (-0.5, 0.5, -0.5, 0.5))
+    assert message.twist.twist.linear.x == pytest.approx(-0.2)
+    np.testing.assert_allclose(
+        np.diag(np.reshape(message.twist.covariance, (6, 6))), [4, 8, 12, 16, 20, 24]
+    )
 
 
 def test_a_colour_image_comes_back_as_it_was() -> None:

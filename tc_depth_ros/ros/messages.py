@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Quaternion
+from geometry_msgs.msg import Quaternion, TransformStamped
 from nav_msgs.msg import Odometry
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
@@ -101,18 +101,32 @@ def odometry_pose(message: Odometry) -> OdometryPose:
 
 def odometry(pose: ChainedPose, frame: Frame, odom_frame: str) -> Odometry:
     """Pose of the camera's optical frame, and its twist in that frame, both with covariance."""
-    w, x, y, z = mat2quat(pose.odom_T_camera[:3, :3]).tolist()
     message = Odometry(header=header_of(frame), child_frame_id=frame.frame_id)
     message.header.frame_id = odom_frame
     place = message.pose.pose
     place.position.x, place.position.y, place.position.z = pose.odom_T_camera[:3, 3].tolist()
-    place.orientation = Quaternion(x=x, y=y, z=z, w=w)
+    place.orientation = _quaternion(pose)
     message.pose.covariance = pose.covariance.reshape(-1)
     twist = message.twist.twist
     twist.linear.x, twist.linear.y, twist.linear.z = pose.linear.tolist()
     twist.angular.x, twist.angular.y, twist.angular.z = pose.angular.tolist()
     message.twist.covariance = pose.twist_covariance.reshape(-1)
     return message
+
+
+def odometry_transform(pose: ChainedPose, frame: Frame, odom_frame: str) -> TransformStamped:
+    """The same pose as a transform from the odometry's frame to the camera's."""
+    message = TransformStamped(header=header_of(frame), child_frame_id=frame.frame_id)
+    message.header.frame_id = odom_frame
+    shift = message.transform.translation
+    shift.x, shift.y, shift.z = pose.odom_T_camera[:3, 3].tolist()
+    message.transform.rotation = _quaternion(pose)
+    return message
+
+
+def _quaternion(pose: ChainedPose) -> Quaternion:
+    w, x, y, z = mat2quat(pose.odom_T_camera[:3, :3]).tolist()
+    return Quaternion(x=x, y=y, z=z, w=w)
 
 
 def _image(pixels: NDArray[Any], encoding: str, pixel_bytes: int, frame: Frame) -> Image:

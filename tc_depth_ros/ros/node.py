@@ -109,14 +109,13 @@ class TCDepthNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the weights, warm up, and advertise the outputs."""
         try:
-            output_config = read(self, OutputConfig)
             pipeline = self._load(read(self, NodeConfig), read(self, PipelineConfig))
+            outputs = Outputs(read(self, OutputConfig), self._advertise, self.destroy_publisher)
         except ValueError as error:  # WeightsError, and parameters that do not go together
             return self._refuse(str(error))
         except Exception:  # the device's fault, or ours; rclpy would not even log it
             return self._refuse(traceback.format_exc())
-        self._pipeline = pipeline
-        self._outputs = Outputs(output_config, self._advertise, self.destroy_publisher)
+        self._pipeline, self._outputs = pipeline, outputs
         self._fault = 'not active'
         return TransitionCallbackReturn.SUCCESS
 

@@ -10,11 +10,13 @@ from typing import Any
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
+from tc_depth_ros.frames.frame import Frame
 from tc_depth_ros.geometry.cloud import organised_cloud
 from tc_depth_ros.pictures import DepthRangeFollower, colour_depth
 from tc_depth_ros.pipeline import Estimate
 from tc_depth_ros.ros import messages
 from tc_depth_ros.settings import check_choices, group, setting
+from tc_depth_ros.temporal.pose_chain import ChainedPose
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class OdometryConfig:
 
     frame_id: str = setting(
         'tc_depth_odom', 'frame of the odometry: x where the camera first looks, z up for it'
+    )
+    publish_tf: bool = setting(
+        False, 'also as a transform on /tf; the camera must have no other parent there'
     )
 
 
@@ -67,6 +72,7 @@ class Outputs:
 
         :param advertise: makes a publisher of a message type and a topic
         :param withdraw: destroys one
+        :raises ValueError: what is asked for is not installed
         """
         self.config = config
         self._withdraw = withdraw
@@ -76,12 +82,13 @@ class Outputs:
         self._confidence = advertise(Image, '~/confidence')
         self._depth_colour = advertise(Image, '~/depth/color')
         self._odometry = advertise(Odometry, '~/odometry')
+        self._tf = advertise(_tf_message(), '/tf') if config.odometry.publish_tf else None
         self._colours = DepthRangeFollower()
         self._next_points_s = 0.0  # monotonic
 
     @property
     def _all(self) -> tuple[Any, ...]:
-        return (
+        outputs = (
             self._depth,
             self._depth_info,
             self._points,
@@ -89,6 +96,7 @@ class Outputs:
             self._depth_colour,
             self._odometry,
         )
+        return outputs if self._tf is None else (*outputs, self._tf)
 
     def wanted(self) -> bool:
         """Whether anybody listens to anything."""
@@ -116,9 +124,16 @@ class Outputs:
         if _is_heard(self._depth_colour):
             colours = colour_depth(depth, self._colours.update(depth))
             self._depth_colour.publish(messages.colour_image(colours, frame))
-        if estimate.pose is not None and _is_heard(self._odometry):
-            odom_frame = self.config.odometry.frame_id
-            self._odometry.publish(messages.odometry(estimate.pose, frame, odom_frame))
+        if estimate.pose is not None:
+            self._publish_pose(estimate.pose, frame)
+
+    def _publish_pose(self, pose: ChainedPose, frame: Frame) -> None:
+        odom_frame = self.config.odometry.frame_id
+        if _is_heard(self._odometry):
+            self._odometry.publish(messages.odometry(pose, frame, odom_frame))
+        if self._tf is not None:
+            transform = messages.odometry_transform(pose, frame, odom_frame)
+            self._tf.publish(_tf_message()(transforms=[transform]))
 
     def close(self) -> None:
         """Withdraw the topics."""
@@ -136,6 +151,18 @@ class Outputs:
         on_time = now_s - self._next_points_s < period_s
         self._next_points_s = (self._next_points_s if on_time else now_s) + period_s
         return True
+
+
+def _tf_message() -> type[Any]:
+    try:
+        from tf2_msgs.msg import TFMessage  # not in the wheels
+    except ImportError as error:
+        raise ValueError(
+            'odometry.publish_tf needs tf2_msgs, which is not installed: install it (it comes '
+            'with ROS 2), or set it to false'
+        ) from error
+    message_type: type[Any] = TFMessage
+    return message_type
 
 
 def _is_heard(output: Any) -> bool:
