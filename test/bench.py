@@ -7,20 +7,25 @@ turns, so that a busy moment hits them all.
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import torch
 
-from tc_depth_ros.frames.frame import Frame
+from tc_depth_ros.frames.frame import Frame, decode_image
 from tc_depth_ros.geometry.cloud import organised_cloud
 from tc_depth_ros.network.config import PAPER, SMALL
 from tc_depth_ros.network.stream import DepthStream
 from tc_depth_ros.network.tc_depth import TCDepth
 from tc_depth_ros.pictures import colour_depth, depth_range
+from tc_depth_ros.pipeline import DepthPipeline
 from tc_depth_ros.predictor import DepthPredictor
+from tc_depth_training.synthetic import render_recording
 
 ROUNDS = 10
 
@@ -65,20 +70,51 @@ def networks() -> dict[str, float]:
 
 def node_path() -> dict[str, float]:
     """What a frame of 640x480 costs on its way through the node."""
-    predictor = DepthPredictor.from_weights(device='cpu')
-    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    K = np.array([[585.0, 0, 320], [0, 585, 240], [0, 0, 1]])
+    views = render_recording(4, 480, 640)
     stamps = iter(range(10**9, 10**12, 10**8))
-    prediction = predictor.push(Frame(pixels, K, next(stamps), ''))
+    turn = itertools.cycle(views)
+
+    def frame() -> Frame:
+        view = next(turn)
+        return Frame(view.image, view.K, next(stamps), '')
+
+    predictor = DepthPredictor.from_weights(device='cpu')
+    plain, sure = (DepthPipeline(DepthPredictor.from_weights(device='cpu')) for _ in range(2))
+    plain.push(frame(), wants_confidence=False)
+    sure.push(frame(), wants_confidence=True)
+    prediction = predictor.push(frame())
     assert prediction is not None
-    depth = prediction.depth
+    depth, shown = prediction.depth, prediction.frame
+    image, K = shown.image, shown.K
+    _, data = cv2.imencode('.jpg', image[..., ::-1])
+    jpeg = SimpleNamespace(data=data.tobytes(), format='jpeg')
     return time_in_turns(
         {
-            'predictor.push, embedded weights': lambda: predictor.push(
-                Frame(pixels, K, next(stamps), '')
+            'predictor.push, embedded weights': lambda: predictor.push(frame()),
+            'pipeline.push: motion, consistency': lambda: plain.push(
+                frame(), wants_confidence=False
             ),
-            'organised cloud': lambda: organised_cloud(depth, pixels, K),
+            'pipeline.push: confidence too': lambda: sure.push(frame(), wants_confidence=True),
+            'decode a JPEG': lambda: decode_image(jpeg),
+            'organised cloud': lambda: organised_cloud(depth, image, K),
+            'organised cloud, stride 2': lambda: organised_cloud(depth, image, K, 2),
             'colour map': lambda: colour_depth(depth, depth_range(depth)),
+        }
+    )
+
+
+def messages_out() -> dict[str, float]:
+    """What it costs to make messages of 640x480, the largest being 4.9 MB."""
+    from tc_depth_ros.ros import messages
+
+    (view,) = render_recording(1, 480, 640)
+    frame = Frame(view.image, view.K, 1, '')
+    cloud = organised_cloud(view.depth, view.image, view.K)
+    return time_in_turns(
+        {
+            'depth image, 32FC1': lambda: messages.depth_image(view.depth, frame),
+            'depth image, 16UC1': lambda: messages.depth_image_mm(view.depth, frame),
+            'cloud': lambda: messages.organised_points(cloud, frame),
         }
     )
 
@@ -87,3 +123,4 @@ if __name__ == '__main__':
     print(f'{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}')
     show('network, one answer', networks())
     show('node path, 640x480', node_path())
+    show('messages, 640x480', messages_out())
