@@ -220,6 +220,16 @@ def test_waiting_frames_hold_no_depth() -> None:
     assert not any(hasattr(waiting, 'depth') for waiting in scale._waiting)
 
 
+def test_a_mounting_that_becomes_known_ends_the_pair_at_work() -> None:
+    scale = source(mounted=False, max_rotation_deg=180.0, max_direction_error_deg=180.0)
+    happenings = events(STRAIGHT)
+    middle = next(i for i, (t, *_) in enumerate(happenings) if t > 2.15)
+    played(scale, happenings[:middle])
+    scale.mount(BASE_T_CAMERA)
+    # Else one end would be the base's pose and the other the camera's
+    np.testing.assert_allclose(ratios(played(scale, happenings[middle:])), FACTOR, rtol=1e-6)
+
+
 def test_reset_forgets_all_but_the_mounting() -> None:
     scale = source()
     played(scale, events(WINDING))
