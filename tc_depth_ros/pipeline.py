@@ -73,7 +73,8 @@ class DepthPipeline:
         self._scale = ScaleEstimator(self._config.scale, predictor.info.metric)
         self._chain = PoseChain()
         self._child_T_camera: NDArray[np.float64] | None = None
-        self._last_ns: int | None = None
+        self._earlier_ns: int | None = None  # of the frame before, within the window
+        self._newest_ns: int | None = None  # of any frame
 
     def reset(self) -> None:
         """Forget the past, the scale and the way that the camera came."""
@@ -81,7 +82,7 @@ class DepthPipeline:
         self._temporal.reset()
         self._scale.reset()
         self._chain.reset()
-        self._last_ns = None
+        self._earlier_ns = self._newest_ns = None
 
     def warm_up(self) -> None:
         """Make the first real frame as fast as the others."""
@@ -126,7 +127,7 @@ class DepthPipeline:
         if prediction is None:
             return None
         if prediction.continuity != 'continued':
-            self._begin(prediction.continuity)
+            self._begin(prediction)
         temporal = self._compare(prediction, needs_confidence)
         pose = self._follow(prediction, temporal, scale.factor)
         confidence = _full_size(temporal.confidence, prediction.frame.size)
@@ -146,11 +147,12 @@ class DepthPipeline:
             prediction.continuity,
         )
 
-    def _begin(self, continuity: Continuity) -> None:
+    def _begin(self, prediction: Prediction) -> None:
         """Begin a new window: what was before it is not this camera's, or too long ago."""
         self._temporal.reset()
-        self._last_ns = None
-        if continuity == 'clock':
+        self._earlier_ns = None
+        stamp_ns, newest_ns = prediction.view.stamp_ns, self._newest_ns
+        if newest_ns is not None and stamp_ns <= newest_ns:  # the clock jumped
             self._scale.reset()
             self._chain.reset()
         else:
@@ -167,8 +169,8 @@ class DepthPipeline:
         self, prediction: Prediction, temporal: TemporalEstimate, factor: float
     ) -> ChainedPose | None:
         """Tell the scale and the odometry of the motion since the frame before."""
-        view, earlier_ns = prediction.view, self._last_ns
-        self._last_ns = view.stamp_ns
+        view, earlier_ns = prediction.view, self._earlier_ns
+        self._earlier_ns = self._newest_ns = view.stamp_ns
         motion = None
         if temporal.motion is not None and earlier_ns is not None:
             motion = PredictedMotion(

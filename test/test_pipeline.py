@@ -14,6 +14,7 @@ from tc_depth_ros.frames.frame import Frame
 from tc_depth_ros.network.checkpoint import Weights, WeightsInfo
 from tc_depth_ros.pipeline import DepthPipeline, Estimate, PipelineConfig
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor, PredictorConfig
+from tc_depth_ros.scale.camera_height import CameraHeightConfig
 from tc_depth_ros.scale.estimator import ScaleConfig, ScaleState
 from tc_depth_training.synthetic import SyntheticView
 
@@ -103,6 +104,20 @@ def test_a_successor_goes_on_with_the_odometry_and_is_less_sure(
     moved = np.linalg.norm(after.odom_T_camera[:3, 3] - before.odom_T_camera[:3, 3])
     assert moved < 0.3  # and not back at the origin, where it is certain
     assert after.covariance[0, 0] > 0.9
+
+
+def test_a_clock_that_jumps_back_after_a_failure_is_no_fault_for_ever(
+    synthetic_views: list[SyntheticView],
+) -> None:
+    config = PipelineConfig(
+        scale=ScaleConfig(source='camera_height', ground=CameraHeightConfig(camera_height_m=1.2))
+    )
+    pipe, shown = pipeline(config), frames(synthetic_views)
+    for frame in shown[2:4]:
+        push(pipe, frame)
+    pipe.predictor.reset()  # as after a failure
+    for frame in shown[:2]:
+        push(pipe, frame)
 
 
 def test_settings_change_while_frames_come_in(synthetic_views: list[SyntheticView]) -> None:
