@@ -130,7 +130,7 @@ class DepthPipeline:
             self._begin(prediction)
         temporal = self._compare(prediction, needs_confidence)
         pose = self._follow(prediction, temporal, scale.factor)
-        confidence = _full_size(temporal.confidence, prediction.frame.size)
+        confidence = _full_size(temporal.confidence, prediction.frame)
         depth = prediction.depth
         if confidence is not None and self._config.min_confidence > 0:
             depth[confidence < self._config.min_confidence] = np.nan
@@ -186,10 +186,11 @@ class DepthPipeline:
         return self._chain.add(temporal.motion, step_s, factor)
 
 
-def _full_size(
-    confidence: NDArray[np.float32] | None, size: tuple[int, int]
-) -> NDArray[np.float32] | None:
+def _full_size(confidence: NDArray[np.float32] | None, frame: Frame) -> NDArray[np.float32] | None:
+    """Confidence (H, W) of a frame; 0 where the rectified image shows nothing."""
     if confidence is None:
         return None
-    full = cv2.resize(confidence, size[::-1], interpolation=cv2.INTER_LINEAR)
+    full = cv2.resize(confidence, frame.size[::-1], interpolation=cv2.INTER_LINEAR)
+    if frame.seen is not None:
+        full[~frame.seen] = 0
     return np.asarray(full, dtype=np.float32)

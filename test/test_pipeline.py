@@ -169,8 +169,10 @@ def test_what_the_rectified_image_does_not_show_has_no_depth(
     shown = frames(synthetic_views)[0]
     seen = np.ones(shown.size, dtype=bool)
     seen[:20, :30] = False
-    depth = push(pipeline(), replace(shown, seen=seen)).depth
-    assert np.array_equal(np.isnan(depth), ~seen)
+    estimate = push(pipeline(), replace(shown, seen=seen), wants_confidence=True)
+    assert np.array_equal(np.isnan(estimate.depth), ~seen)
+    assert estimate.confidence is not None
+    assert np.array_equal(estimate.confidence == 0, ~seen)
 
 
 @pytest.mark.slow
