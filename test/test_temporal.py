@@ -107,10 +107,14 @@ def test_flow_and_true_depth_give_the_true_motion(rooms, step, degrees, share) -
 @pytest.mark.parametrize('step', [1, 3])
 @pytest.mark.parametrize('deviation', [0.0, 0.05, 0.15])
 def test_the_covariance_covers_the_true_error(rooms, step, deviation) -> None:
-    """The squared Mahalanobis distance of six numbers has the median 5.3; half to twice that."""
+    """
+    The squared Mahalanobis distance of six numbers has the median 5.3 and 95 % below 12.6.
+
+    The covariance is made for real cameras, whose flow is worse than here, so it may be less.
+    """
     squared = [e @ np.linalg.solve(m.covariance, e) for m, e, _ in errors(rooms, step, deviation)]
-    assert 1.3 < np.median(squared) < 12
-    assert np.quantile(squared, 0.9) < 4 * 12.6  # two deviations, of the 95 % of six numbers
+    assert 0.3 < np.median(squared) < 5.3
+    assert np.quantile(squared, 0.95) < 12.6
 
 
 def test_the_covariance_grows_with_the_noise(rooms) -> None:
