@@ -27,6 +27,7 @@ from tc_depth_ros.network.checkpoint import WeightsInfo, load_weights, save_weig
 from tc_depth_ros.network.config import PoseNetConfig
 from tc_depth_ros.network.pose import PoseNet
 from tc_depth_ros.predictor import DepthPredictor
+from tc_depth_ros.temporal.tracker import TemporalConfig, TemporalTracker, motion_source
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
 from tc_depth_training.data.bag import Bag
@@ -179,6 +180,59 @@ def test_the_table_says_all_numbers(run, bag, capsys) -> None:
     for value in values:
         assert f'{value:.4f}' in text
     assert f'{FRAMES} frames, truth {DEPTH}, coverage 100.0 %' in text
+
+
+# Confidence, where it is asked for
+
+
+def test_confidence_is_that_of_the_nodes_tracker(run, bag, views, weights, capsys) -> None:
+    """The bins hold every pixel once, with errors worked out here; the other numbers stay."""
+    numbers = run(bag, '--confidence')
+    text = capsys.readouterr().out
+    found = numbers.pop('confidence')
+    assert numbers == run(bag)
+    with Bag(bag) as opened:
+        frames = list(opened.frames(opened.find_camera()))
+    loaded = load_weights(weights)
+    predictor = DepthPredictor(loaded)
+    tracker = TemporalTracker(motion_source(TemporalConfig(), loaded.pose_net))
+    certain, errors, pairs = [], [], []
+    for frame, view in zip(frames, views, strict=True):
+        prediction = predictor.push(frame)
+        estimate = tracker.push(prediction.view, wants_confidence=True)
+        depth = prediction.view.depth[0, 0].double().numpy()
+        truth = cv2.resize(view.depth, depth.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        certain.append(estimate.confidence.ravel())
+        scale = np.median(truth) / np.median(depth)
+        errors.append((np.abs(scale * depth - truth) / truth).ravel())
+        pairs += [estimate.consistency] if estimate.consistency else []
+    certain, errors = np.concatenate(certain), np.concatenate(errors)
+    bins = found['bins']
+    assert sum(one['share'] for one in bins) == pytest.approx(1)
+    assert found['mean'] == pytest.approx(certain.mean(), rel=1e-5)
+    for one in bins:
+        inside = (certain >= one['lowest']) & (certain < one['highest'])
+        assert one['share'] == pytest.approx(inside.mean(), abs=1e-3)
+        if one['share']:
+            assert one['abs_rel'] == pytest.approx(errors[inside].mean(), rel=1e-2)
+            assert one['good'] == pytest.approx((errors[inside] < 0.25).mean(), abs=1e-2)
+            assert f'{one["abs_rel"]:.4f}' in text
+    live = found['live']
+    assert live['pairs'] == len(pairs) > 0
+    assert live['disagreement'] == pytest.approx(np.mean([p.disagreement for p in pairs]))
+    assert f'live consistency of {len(pairs)} pairs' in text
+
+
+def test_confidence_without_truth_still_tells_consistency(run, bag) -> None:
+    found = run(bag, '--confidence', '--depth', 'none')['confidence']
+    assert found['bins'] == [] and found['mean'] is None
+    assert found['live']['pairs'] > 0
+
+
+def test_confidence_of_files_is_refused(bag, weights, tmp_path, capsys) -> None:
+    command = ['evaluate', str(bag), '--weights', str(weights), '--confidence']
+    assert main([*command, '--predictions', str(tmp_path)]) == 1
+    assert 'leave out --predictions' in capsys.readouterr().err
 
 
 # What a bag or the weights may lack

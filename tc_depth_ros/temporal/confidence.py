@@ -13,9 +13,21 @@ logistic regression on two cues:
 Where a point is out of all past views, or lies well behind what they see (it was hidden), there
 is no evidence: relief decides alone, as it does for a first frame.
 
-The constants were fitted on ``kitchen_eval`` with the embedded weights, which have not seen it;
-CONFIDENCE_FIT says how well they hold elsewhere. The order of pixels carries over to other bags
-and weights; the level follows the error that weights make on the scene at hand.
+The constants were fitted on 7-Scenes' "red kitchen" (depth of a Kinect, every and every third
+frame of 100) with the embedded weights, which were not trained on those frames. The order of
+pixels carries over, the level follows the error that weights make on the scene at hand. Over bins
+of a fifth of the pixels each, from low to high confidence, Abs Rel falls so:
+
+========================================  =====================================  =============
+recording                                 Abs Rel                                claimed, true
+========================================  =====================================  =============
+kitchen (fitted here)                     0.217, 0.171, 0.154, 0.139, 0.100      0.79, 0.78
+HoloLens indoors (weights trained on it)  0.159, 0.134, 0.120, 0.109, 0.106      0.72, 0.87
+KITTI, lidar (street; weights: indoors)   0.424, 0.326, 0.280, 0.240, 0.198      0.67, 0.53
+========================================  =====================================  =============
+
+What was tried and left out: the photometric error of the warp (helps on HoloLens, hurts in the
+kitchen), flow against the rigid flow, texture, and depth itself (all of opposite sign on the two).
 """
 
 from __future__ import annotations
@@ -71,19 +83,22 @@ def confidence(newest: View, past: Sequence[PastView]) -> Map:
     :param past: views to compare with; none for a first frame
     """
     relief = relief_cue(newest.depth)
-    alone = BY_RELIEF(relief)
-    if not past:
-        return alone
-    cue, known = disagreement_cue(newest, past)
-    return np.where(known, BY_BOTH(relief, cue), alone)
+    certain = BY_RELIEF(relief)
+    if past:
+        cue, known = disagreement_cue(newest, past)
+        certain = np.where(known, BY_BOTH(relief, cue), certain)
+    # What is no number deserves no trust
+    certain[~np.isfinite(certain) | ~newest.depth[0, 0].isfinite().cpu().numpy()] = 0
+    return certain
 
 
 def relief_cue(depth: Tensor) -> Map:
     """Logarithm of the depth's range around each pixel: large at edges, (h, w)."""
     z = depth[0, 0].cpu().numpy()
     around = np.ones((RELIEF_PX, RELIEF_PX), np.uint8)
-    ratio = cv2.dilate(z, around) / cv2.erode(z, around)
-    return np.asarray(np.log(np.log(ratio) + RELIEF_FLOOR))
+    with np.errstate(invalid='ignore'):  # NaN stays NaN
+        ratio = cv2.dilate(z, around) / cv2.erode(z, around)
+        return np.asarray(np.log(np.log(ratio) + RELIEF_FLOOR))
 
 
 def disagreement_cue(newest: View, past: Sequence[PastView]) -> tuple[Map, NDArray[np.bool_]]:

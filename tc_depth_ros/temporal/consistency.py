@@ -33,7 +33,7 @@ class CarriedDepth(NamedTuple):
 
     carried: Tensor  # z in the other's frame, (1, 1, h, w)
     seen: Tensor  # the other's own z there, (1, 1, h, w)
-    in_view: Tensor  # bool, (1, 1, h, w)
+    in_view: Tensor  # bool, (1, 1, h, w); False where a depth is not a number, too
 
     def thinned(self, step: int) -> CarriedDepth:
         """Every step-th pixel of every step-th row, in view, as vectors (N,): for statistics."""
@@ -46,8 +46,9 @@ def carry(
 ) -> CarriedDepth:
     """Carry depth (1, 1, h, w) by a motion (4, 4) to where the other view's depth (same) is."""
     pixels, carried = lookup(depth, K, torch.from_numpy(other_T_this).to(depth)[None])
+    seen = sample(other, pixels)
     inside = in_view(pixels, carried, *other.shape[-2:]) > 0
-    return CarriedDepth(carried, sample(other, pixels), inside)
+    return CarriedDepth(carried, seen, inside & seen.isfinite())
 
 
 def compare(
