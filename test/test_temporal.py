@@ -19,6 +19,7 @@ from test_predictor import frame, predictor
 from tc_depth_ros.network.config import PoseNetConfig
 from tc_depth_ros.network.pose import PoseNet
 from tc_depth_ros.predictor import DepthPredictor, PredictorConfig
+from tc_depth_ros.temporal.confidence import PastView, confidence
 from tc_depth_ros.temporal.consistency import Consistency, compare, scale_jump
 from tc_depth_ros.temporal.motion import FlowMotion, Motion, PoseNetMotion
 from tc_depth_ros.temporal.tracker import (
@@ -27,6 +28,7 @@ from tc_depth_ros.temporal.tracker import (
     TemporalTracker,
     motion_source,
 )
+from tc_depth_ros.temporal.tracks import PointTracker, grey_image, textured_points
 from tc_depth_ros.temporal.view import View
 from tc_depth_training.synthetic import SyntheticView, render_recording
 
@@ -168,6 +170,21 @@ def test_what_cannot_be_told_is_none(views) -> None:
     assert FlowMotion().between(nowhere, first) is None
 
 
+def test_points_are_where_there_is_texture(views) -> None:
+    grey = grey_image(views[0].image)
+    grey[:, :130] = 128
+    points = textured_points(grey)
+    assert len(points) > 50 and points[:, 0].min() >= 127  # the corner's window reaches over
+
+
+def test_what_has_gone_is_not_tracked(views) -> None:
+    first, second = (grey_image(view.image) for view in views[:2])
+    assert len(PointTracker().track(first, second).earlier) > 250
+    second[:, :128] = np.random.default_rng(0).integers(0, 255, (HEIGHT, 128), dtype=np.uint8)
+    kept = PointTracker().track(first, second).earlier
+    assert (kept[:, 0] < 118).sum() < 0.3 * (kept[:, 0] > 138).sum()
+
+
 # Motion by the pose network
 
 
@@ -183,12 +200,14 @@ class ToldMotion(torch.nn.Module):
     def __init__(self, motion: NDArray[np.float64]) -> None:
         super().__init__()
         self._motion = torch.from_numpy(motion).float()[None]
+        self.shown: tuple[torch.Tensor, ...] = ()
 
     def forward(self, earlier: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
+        self.shown = (earlier, later)
         return self._motion
 
 
-def test_the_pose_network_is_asked_in_time_order_and_scaled(views, pose_net) -> None:
+def test_the_pose_networks_answer_is_taken_and_scaled(views, pose_net) -> None:
     motion = PoseNetMotion(pose_net, scale=2.0).between(views[0], views[1])
     with torch.inference_mode():
         images = torch.stack([views[0].image, views[1].image], dim=1)
@@ -196,6 +215,12 @@ def test_the_pose_network_is_asked_in_time_order_and_scaled(views, pose_net) -> 
     assert motion is not None
     np.testing.assert_allclose(motion.later_T_earlier[:3, :3], expected[:3, :3], atol=1e-6)
     np.testing.assert_allclose(motion.later_T_earlier[:3, 3], 2 * expected[:3, 3], atol=1e-6)
+
+
+def test_the_pose_network_is_asked_in_time_order(views) -> None:
+    told = ToldMotion(np.eye(4))
+    PoseNetMotion(told).between(views[0], views[1])  # type: ignore[arg-type]
+    assert told.shown[0] is views[0].image and told.shown[1] is views[1].image
 
 
 @pytest.mark.parametrize('wrong_m', [0.0, 0.02, 0.1])
@@ -449,7 +474,23 @@ def test_the_past_ends(views, why) -> None:
     np.testing.assert_array_equal(estimate.confidence, fresh.confidence)  # type: ignore[arg-type]
 
 
-def test_views_farther_back_are_carried_by_the_chain(rooms, views) -> None:
+@pytest.mark.parametrize('count', [4, 6, 13])
+def test_confidence_is_of_the_last_view_and_of_one_from_elsewhere(rooms, views, count) -> None:
+    """From more than 5 % of the depth away, else the oldest, carried by all motions between."""
+    newest = views[count - 1]
+    kept = [
+        PastView(view.depth, TrueMotion(rooms[0]).between(view, newest).later_T_earlier)
+        for view in views[max(count - 1 - KEPT, 0) : count - 1]
+    ]
+    away = 0.05 * float(newest.depth.median())
+    elsewhere = [p for p in kept[:-1] if np.linalg.norm(p.newest_T_past[:3, 3]) > away]
+    assert len(elsewhere) < len(kept) - 1 and bool(elsewhere) == (count == 13)
+    wanted = [kept[-1], elsewhere[-1] if elsewhere else kept[0]]
+    found = confidence_of(rooms[0], views[:count])
+    np.testing.assert_allclose(found, confidence(newest, wanted), atol=1e-3)
+
+
+def test_a_mistake_of_two_frames_is_found_by_those_before(rooms, views) -> None:
     """A mistake that the last view shares is found by the one before it."""
     wrong = []
     for view in views[4:6]:

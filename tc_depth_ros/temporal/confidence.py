@@ -22,12 +22,13 @@ of a fifth of the pixels each, from low to high confidence, Abs Rel falls so:
 recording                                 Abs Rel                                claimed, true
 ========================================  =====================================  =============
 kitchen (fitted here)                     0.217, 0.171, 0.154, 0.139, 0.100      0.79, 0.78
-HoloLens indoors (weights trained on it)  0.159, 0.134, 0.120, 0.109, 0.106      0.72, 0.87
-KITTI, lidar (street; weights: indoors)   0.424, 0.326, 0.280, 0.240, 0.198      0.67, 0.53
+HoloLens indoors (weights trained on it)  0.160, 0.134, 0.120, 0.109, 0.105      0.72, 0.87
+KITTI, lidar (street; weights: indoors)   0.424, 0.327, 0.280, 0.240, 0.198      0.67, 0.53
 ========================================  =====================================  =============
 
-What was tried and left out: the photometric error of the warp (helps on HoloLens, hurts in the
-kitchen), flow against the rigid flow, texture, and depth itself (all of opposite sign on the two).
+Tried and left out: the photometric error of the warp (orders HoloLens a little better, the kitchen
+a little worse), flow against the rigid flow (of opposite sign on the two), texture and depth
+itself (tell much of the kitchen, nothing of HoloLens).
 """
 
 from __future__ import annotations
