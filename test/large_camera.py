@@ -68,7 +68,10 @@ def main() -> None:
 
         # One image whose outputs have all come: then each has found the other
         client.show_until(
-            lambda: all(heard.values()), 'first outputs', camera.raw(camera.picture()), camera.info()
+            lambda: all(heard.values()),
+            'first outputs',
+            camera.raw(camera.picture()),
+            camera.info(),
         )
         until_quiet(client, total)
         shown = show_at(client, float(sys.argv[3]), count, camera)

@@ -405,6 +405,12 @@ class Client:
                 output.publish(message)
         return stamp
 
+    def send(self, image: Any, info: CameraInfo | None) -> None:
+        """Publish what is given as it is, its own stamps on it."""
+        for message, output in ((info, self._info_output), (image, self._image_output)):
+            if message is not None:
+                output.publish(message)
+
     def show_until(
         self, done: Callable[[], Any], what: str, image: Any, info: CameraInfo | None
     ) -> Any:

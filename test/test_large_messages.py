@@ -36,9 +36,7 @@ def test_with_the_profile_nothing_of_a_large_camera_is_lost(world: Path) -> None
     command = node_command({'weights': world / 'tiny.safetensors'})
     with ExitStack() as stack:
         node = stack.enter_context(running(command, world / 'node.txt', LARGE_MESSAGES))
-        camera = stack.enter_context(
-            running(camera_command, world / 'camera.txt', LARGE_MESSAGES)
-        )
+        camera = stack.enter_context(running(camera_command, world / 'camera.txt', LARGE_MESSAGES))
         assert camera.wait(120) == 0, camera.output + node.output
     counted = json.loads(camera.output.splitlines()[-1])
     node_says = counted['node']
