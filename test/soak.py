@@ -177,7 +177,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--bag', type=Path, help='default: a synthetic recording')
     parser.add_argument('--image', default='', help='topic, if the bag has several cameras')
-    parser.add_argument('--seconds', type=float, default=SoakConfig.duration_s)
+    parser.add_argument(
+        '--seconds',
+        type=float,
+        default=SoakConfig.duration_s,
+        help='below 180 the memory of images of 640x480 may not have settled by the warm-up',
+    )
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--weights', default='', help='default: the embedded network')
     parser.add_argument('--device', default='auto')
