@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # ROS 2 talks to this machine only, unless the caller says otherwise.
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 
-.PHONY: help demo test check bench format clean
+.PHONY: help demo test check bench soak format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile
@@ -27,6 +27,10 @@ check: $(STAMP)  ## format, lint, types, import lines
 
 bench: $(STAMP)  ## time the network and the node
 	$(BIN)/python test/bench.py
+
+soak: $(STAMP)  ## 20 minutes of the node with a failing camera (BAG=path IMAGE=topic SECONDS=n)
+	$(BIN)/python test/soak.py $(if $(BAG),--bag $(BAG)) $(if $(IMAGE),--image $(IMAGE)) \
+		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 format: $(STAMP)  ## mend format and imports
 	$(BIN)/ruff check --fix .

@@ -6,6 +6,7 @@ Start the TC-Depth node; on request play a bag into it and open RViz.
     ros2 launch tc_depth_ros tc_depth.launch.py --show-args
 """
 
+import os
 from pathlib import Path
 
 from launch import LaunchDescription
@@ -15,6 +16,9 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 CONFIG = Path(__file__).parents[1] / 'config'  # the same in the source tree and installed
+
+# Where Fast DDS looks for its profiles: Humble and Jazzy, Kilted.
+PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 
 # Topic of the node -> the argument that remaps it, and what it carries.
 TOPICS = {
@@ -37,6 +41,11 @@ ARGUMENTS = {
     'namespace': ('', 'namespace of the node'),
     'name': ('tc_depth', 'name of the node'),
     'params_file': (str(CONFIG / 'tc_depth.yaml'), 'parameters of the node'),
+    'dds_profile': (
+        '',
+        'Fast DDS profiles (XML) of all that is started here; empty: config/fastdds_shm.xml, for '
+        'large images, unless the environment names a file; none: whatever the environment says',
+    ),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
     'bag': ('', 'a bag to play with --clock; empty: none, the camera is live'),
     'bag_rate': ('1.0', 'speed at which the bag is played'),
@@ -68,15 +77,27 @@ def start(context):
     sim_time = value['use_sim_time'] or ('true' if value['bag'] else '')
     clock = {'use_sim_time': typed(sim_time, bool)} if sim_time else {}
 
-    actions = [depth_node(value, clock)]
+    profile = dds_profile(value['dds_profile'])
+
+    actions = [depth_node(value, clock, profile)]
     if value['bag']:
-        actions.append(bag_player(value))
+        actions.append(bag_player(value, profile))
     if value['rviz'].lower() == 'true':
-        actions.append(rviz(value, clock))
+        actions.append(rviz(value, clock, profile))
     return actions
 
 
-def depth_node(value, clock):
+def dds_profile(chosen):
+    """Environment variables that name the profiles; none where the user's own are to stand."""
+    if chosen == 'none' or (not chosen and any(map(os.environ.get, PROFILE_VARIABLES))):
+        return {}
+    path = Path(chosen or CONFIG / 'fastdds_shm.xml').absolute()
+    if not path.is_file():  # Fast DDS would only log it, and lose images
+        raise FileNotFoundError(f'dds_profile: no such file: {path}')
+    return dict.fromkeys(PROFILE_VARIABLES, str(path))
+
+
+def depth_node(value, clock, environment):
     """Give the node its topics, and over params_file only the parameters that were given."""
     given = {k: typed(value[k], type_) for k, (type_, _) in PARAMETERS.items() if value[k]}
     return Node(
@@ -91,16 +112,17 @@ def depth_node(value, clock):
             ('image/compressed', value['image'] + '/compressed'),  # no rule reaches below a name
         ],
         ros_arguments=['--log-level', value['log_level']],
+        additional_env=environment,
     )
 
 
-def bag_player(value):
+def bag_player(value, environment):
     """Play the bag, its time on /clock."""
     play = ['ros2', 'bag', 'play', value['bag'], '--clock', '--rate', value['bag_rate']]
-    return ExecuteProcess(cmd=play, output='screen')
+    return ExecuteProcess(cmd=play, output='screen', additional_env=environment)
 
 
-def rviz(value, clock):
+def rviz(value, clock, environment):
     """Show image, depth and cloud, wherever the arguments put them."""
     shown = {
         '/image': 'image',
@@ -115,6 +137,7 @@ def rviz(value, clock):
         parameters=[clock],
         # `~` is the depth node here, not RViz.
         remappings=[(k, value[v].replace('~', value['name'], 1)) for k, v in shown.items()],
+        additional_env=environment,
     )
 
 

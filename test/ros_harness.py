@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -41,6 +42,8 @@ FRAME_ID = 'front_optical_frame'
 PERIOD_NS = 100_000_000  # of the cameras here
 FIRST_STAMP_NS = 1_700_000_000_123_456_789  # no double holds it
 PATIENCE_S = 25.0  # with a machine that has other things to do
+PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+LARGE_MESSAGES = dict.fromkeys(PROFILE_VARIABLES, str(ROOT / 'config' / 'fastdds_shm.xml'))
 # Topic of the node -> type
 OUTPUTS = {
     'depth/image': Image,
@@ -49,7 +52,6 @@ OUTPUTS = {
     'confidence': Image,
     'depth/color': Image,
 }
-PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 
 
 # ---- a world of its own --------------------------------------------------------------------
@@ -87,6 +89,21 @@ def _free_domain() -> int:
 # ---- processes -----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Of a process, in MB of 10^6 bytes."""
+
+    resident_mb: float  # VmRSS: pages of libraries count for every process that maps them
+    proportional_mb: float  # Pss: a page that n processes share counts 1/n
+
+
+def memory_of(pid: int) -> Memory:
+    """Read the memory of a process from Linux."""
+    lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()[1:]
+    kib = {line.split(':')[0]: int(line.split()[1]) for line in lines}
+    return Memory(1.024e-3 * kib['Rss'], 1.024e-3 * kib['Pss'])
+
+
 class Process:
     """A child in a process group of its own, and all it has said."""
 
@@ -101,6 +118,11 @@ class Process:
                 env={**os.environ, **environment},
                 start_new_session=True,
             )
+
+    @property
+    def memory(self) -> Memory:
+        """What it holds now."""
+        return memory_of(self._child.pid)
 
     @property
     def output(self) -> str:
@@ -208,6 +230,12 @@ class Camera:
         return CameraInfo(
             height=self.height, width=self.width, k=self.K.ravel(), p=projection.ravel()
         )
+
+
+def serialised_stamp_ns(message: bytes) -> int:
+    """Stamp of a message that begins with a header and was not deserialised, in ns."""
+    seconds, nanoseconds = struct.unpack_from('<iI', message, 4)  # after the encapsulation
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
 @dataclass(frozen=True)
@@ -387,6 +415,12 @@ class Client:
                 message.header.frame_id = message.header.frame_id or FRAME_ID
                 output.publish(message)
         return stamp
+
+    def send(self, image: Any, info: CameraInfo | None) -> None:
+        """Publish what is given as it is, its own stamps on it."""
+        for message, output in ((info, self._info_output), (image, self._image_output)):
+            if message is not None:
+                output.publish(message)
 
     def show_until(
         self, done: Callable[[], Any], what: str, image: Any, info: CameraInfo | None

@@ -57,6 +57,32 @@ def test_the_console_scripts_exist() -> None:
         assert function in {getattr(node, 'name', None) for node in tree.body}, script
 
 
+def test_launch_files_and_profiles_are_installed_where_they_look_for_each_other() -> None:
+    lists = ast.unparse(setup_arguments()['data_files'])
+    for folder, pattern in (('launch', 'launch/*.launch.py'), ('config', 'config/*')):
+        assert f"(f'share/{{PACKAGE}}/{folder}', glob('{pattern}'))" in lists
+    assert {file.name for file in (ROOT / 'launch').glob('*.launch.py')} == {
+        'tc_depth.launch.py',
+        'two_cameras.launch.py',
+    }
+    assert (ROOT / 'config' / 'fastdds_shm.xml').is_file()
+
+
+def test_the_profile_is_well_formed_and_made_for_large_messages() -> None:
+    root = ElementTree.parse(ROOT / 'config' / 'fastdds_shm.xml').getroot()
+    space = {'dds': root.tag.partition('}')[0].lstrip('{')}
+    (memory,) = (
+        t
+        for t in root.iterfind('.//dds:transport_descriptor', space)
+        if t.findtext('dds:type', None, space) == 'SHM'
+    )
+    frame_bytes = 1280 * 720 * (4 + 16 + 3)  # depth, cloud, colours
+    history = 5
+    assert int(memory.findtext('dds:segment_size', '', space)) >= history * frame_bytes
+    pieces = int(memory.findtext('dds:port_queue_capacity', '', space))
+    assert pieces >= history * frame_bytes / 65_500  # a message of UDP, and so of all transports
+
+
 def test_the_node_reads_its_parameters_under_any_name() -> None:
     parameters = load_yaml('config/tc_depth.yaml')['/**']['ros__parameters']
     assert parameters['image_transport'] in ('raw', 'compressed')

@@ -26,6 +26,7 @@ SUMMARY = 'summary.json'  # as the recorder names it
 RATE_HZ = 10.0  # of the images, whatever rate they were recorded at
 START_S, IDLE_S, STOP_S = 90.0, 4.0, 20.0
 PROFILE = Path(__file__).parents[2] / 'config' / 'fastdds_shm.xml'  # of the source tree
+PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 
 
 class DemoError(RuntimeError):
@@ -123,10 +124,9 @@ def _environment() -> dict[str, str]:
     # A domain of its own: a robot's topics and the demo's must not mix
     environment.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
     environment.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    if PROFILE.exists():
-        profile = str(PROFILE)
-        environment.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', profile)
-        environment.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', profile)
+    # A user who has named a profile for the one ROS means no other for the other
+    if PROFILE.exists() and not any(map(environment.get, PROFILE_VARIABLES)):
+        environment |= dict.fromkeys(PROFILE_VARIABLES, str(PROFILE))
     return environment
 
 
