@@ -24,10 +24,13 @@ PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES
 TOPICS = {
     'image': ('image', 'camera image in; <image>/compressed when image_transport is compressed'),
     'camera_info': ('camera_info', 'intrinsics of the image'),
+    'odom': ('odom', "the robot's odometry, with scale.source: odometry"),
     '~/depth/image': ('depth_image', 'depth in metres, 32FC1'),
     '~/depth/camera_info': ('depth_camera_info', 'intrinsics of the depth image'),
     '~/depth/color': ('depth_color', 'depth as colours, for eyes'),
     '~/points': ('points', 'organised point cloud with colours'),
+    '~/confidence': ('confidence', 'probability that a depth is right, 0 to 1'),
+    '~/odometry': ('odometry', "the camera's own motion"),
 }
 # Parameters that a launch may set; one left empty keeps its value in params_file.
 PARAMETERS = {
