@@ -37,7 +37,7 @@ from tc_depth_ros.frames.frame import stamp_ns
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.synthetic import iterate_recording
 
-LISTENED = ('depth/image', 'depth/camera_info', 'points', 'depth/color')
+LISTENED = ('depth/image', 'depth/camera_info', 'points', 'confidence', 'depth/color')
 SAMPLE_PERIOD_S = 1.0
 CLEAN_S = 2.0  # without faults at the end, so that nothing waits
 SETTLING_S = 3.0  # for what is still on its way then
