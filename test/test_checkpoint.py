@@ -116,3 +116,15 @@ def test_an_interrupted_write_leaves_the_old_file(
         save_weights(path, TCDepth(TINY), INFO)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_flipped_bit_shows(tmp_path: Path) -> None:
+    """Which safetensors alone would load as another weight."""
+    file = tmp_path / 'w.safetensors'
+    save_weights(file, TCDepth(TINY), INFO)
+    load_weights(file)
+    whole = bytearray(file.read_bytes())
+    whole[-100] ^= 1
+    file.write_bytes(whole)
+    with pytest.raises(WeightsError, match='do not fit their checksum; copy the file again'):
+        load_weights(file)

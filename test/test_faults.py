@@ -8,9 +8,11 @@ transitions under load; test_soak.py has all faults at once, for long.
 
 from __future__ import annotations
 
+import gc
 import pickle
 import signal
 import threading
+import weakref
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -485,8 +487,13 @@ def test_weights_that_cannot_be_used_leave_the_old_ones_at_work(
     depth_before = decode_depth(client.ask(raw(1), CAMERA.info())['depth/image'])
     truncated = world / 'half.safetensors'
     truncated.write_bytes((world / 'other.safetensors').read_bytes()[:5000])
+    whole = bytearray((world / 'other.safetensors').read_bytes())
+    whole[-1000] ^= 1
+    flipped = world / 'flipped.safetensors'
+    flipped.write_bytes(whole)
     for weights, words in (
         (truncated, 'not a readable safetensors file'),
+        (flipped, 'do not fit their checksum'),
         (world / 'nowhere.safetensors', 'do not exist'),
     ):
         result = set_parameter(client, 'shared', 'weights', str(weights))
@@ -565,6 +572,14 @@ def test_transforms_without_tf2_are_refused_with_the_remedy(world: Path) -> None
             assert client.state() == 'unconfigured'
     else:
         pytest.skip('tf2_msgs is installed')
+
+
+def test_cleanup_frees_the_network(inner: Inner) -> None:
+    network = weakref.ref(inner.node._pipeline.predictor)  # type: ignore[union-attr]
+    assert inner.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    assert inner.node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+    gc.collect()
+    assert network() is None
 
 
 @pytest.mark.parametrize('sign', [signal.SIGINT, signal.SIGTERM])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ from tc_depth_ros.network.config import (
 from tc_depth_ros.network.pose import PoseNet
 
 FORMAT = 'tc_depth/1'
+CHECKSUM_KEY = 'sha256'
 
 
 class WeightsError(ValueError):
@@ -75,7 +77,8 @@ def save_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        save_file(tensors, temporary, metadata={'format': FORMAT, 'info': info.to_json()})
+        metadata = {'format': FORMAT, 'info': info.to_json(), CHECKSUM_KEY: checksum(tensors)}
+        save_file(tensors, temporary, metadata)
         temporary.chmod(0o644)  # safetensors lets only its owner read it
         os.replace(temporary, path)
     finally:
@@ -89,7 +92,7 @@ def load_weights(path: Path, device: torch.device | str = 'cpu') -> Weights:
     :raises WeightsError: missing, corrupt, of another format, or a weight missing, unexpected or
         misshapen; every such name is listed
     """
-    info, tensors = _read(path, device)
+    info, tensors = _read(path)
     network = build_network(info.network)
     _fill(network, _part('depth', tensors), path)
     pose_net = PoseNet(info.pose) if info.pose else None
@@ -127,10 +130,27 @@ def read_weights_info(path: Path) -> WeightsInfo:
         ) from error
 
 
-def _read(path: Path, device: torch.device | str) -> tuple[WeightsInfo, dict[str, Tensor]]:
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and contents; safetensors itself does not look at these."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)};'.encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[WeightsInfo, dict[str, Tensor]]:
     info = read_weights_info(path)
-    with safe_open(path, framework='pt', device=str(device)) as file:
-        return info, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    with safe_open(path, framework='pt') as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        expected = file.metadata().get(CHECKSUM_KEY)
+    if expected not in (None, checksum(tensors)):  # files written before had none
+        raise WeightsError(
+            f'weights {path} are damaged: their contents do not fit their checksum; copy the file '
+            'again'
+        )
+    return info, tensors
 
 
 def _prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
