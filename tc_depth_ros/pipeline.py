@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tc_depth_ros.frames.frame import Frame
 from tc_depth_ros.frames.window import Continuity
 from tc_depth_ros.predictor import DepthPredictor, Prediction, PredictorConfig, warm_up_frames
-from tc_depth_ros.scale.estimator import Scale, ScaleConfig, ScaleEstimator
+from tc_depth_ros.scale.estimator import Scale, ScaleConfig, ScaleEstimator, ScaleState
 from tc_depth_ros.scale.observation import ObservedFrame, PredictedMotion
 from tc_depth_ros.scale.odometry_buffer import OdometryPose
 from tc_depth_ros.settings import group, setting
@@ -75,6 +75,7 @@ class DepthPipeline:
         self._child_T_camera: NDArray[np.float64] | None = None
         self._earlier_ns: int | None = None  # of the frame before, within the window
         self._newest_ns: int | None = None  # of any frame
+        self._scale_known = False
 
     def reset(self) -> None:
         """Forget the past, the scale and the way that the camera came."""
@@ -93,7 +94,6 @@ class DepthPipeline:
     def succeed(self, old: DepthPipeline) -> None:
         """Go on where another pipeline was: the odometry does not start again."""
         self._chain = old._chain
-        self._chain.lose()
         if old._child_T_camera is not None:
             self.mount(old._child_T_camera)
 
@@ -128,8 +128,13 @@ class DepthPipeline:
             return None
         if prediction.continuity != 'continued':
             self._begin(prediction)
-        temporal = self._compare(prediction, needs_confidence)
-        pose = self._follow(prediction, temporal, scale.factor)
+        self._begin_metric(scale)
+        try:
+            temporal = self._compare(prediction, needs_confidence)
+            pose = self._follow(prediction, temporal, scale.factor)
+        except Exception:
+            self._lose()  # what is compared with this frame next would be compared with another
+            raise
         confidence = _full_size(temporal.confidence, prediction.frame)
         depth = prediction.depth
         if confidence is not None and self._config.min_confidence > 0:
@@ -149,21 +154,32 @@ class DepthPipeline:
 
     def _begin(self, prediction: Prediction) -> None:
         """Begin a new window: what was before it is not this camera's, or too long ago."""
-        self._temporal.reset()
-        self._earlier_ns = None
         stamp_ns, newest_ns = prediction.view.stamp_ns, self._newest_ns
+        self._lose()
         if newest_ns is not None and stamp_ns <= newest_ns:  # the clock jumped
             self._scale.reset()
             self._chain.reset()
-        else:
-            self._chain.lose()
+
+    def _lose(self) -> None:
+        """Compare nothing with the frames before, and know no more how the camera came here."""
+        self._temporal.reset()
+        self._earlier_ns = None
+        self._chain.lose()
+
+    def _begin_metric(self, scale: Scale) -> None:
+        """Begin the odometry anew where its unit becomes known: it must not mix two."""
+        known = scale.state in (ScaleState.TRACKING, ScaleState.STALE)
+        if known and not self._scale_known:
+            self._chain.reset()
+        self._scale_known = known
 
     def _compare(self, prediction: Prediction, wants_confidence: bool) -> TemporalEstimate:
         """Compare a frame with those before; one with pixels that are no numbers begins anew."""
         if prediction.view.depth.isfinite().all():
             return self._temporal.push(prediction.view, wants_confidence=wants_confidence)
         self._temporal.reset()
-        return TemporalEstimate(None, None, None)
+        nothing = np.zeros(prediction.view.size, dtype=np.float32)
+        return TemporalEstimate(None, None, nothing if wants_confidence else None)
 
     def _follow(
         self, prediction: Prediction, temporal: TemporalEstimate, factor: float

@@ -55,7 +55,8 @@ def choose_precision(
         return Precision('float32')
     exact, reduced = (_check_depth(network, info, device, DTYPES[p]) for p in ('float32', tried))
     difference = np.abs(reduced / exact - 1)
-    worst = float(np.quantile(np.nan_to_num(difference, nan=np.inf), 0.99, method='higher'))
+    ranked = np.sort(np.nan_to_num(difference, nan=np.inf), axis=None)
+    worst = float(ranked[round(0.99 * (ranked.size - 1))])
     if worst <= MAX_DIFFERENCE:
         return Precision(tried, worst)
     finding = (

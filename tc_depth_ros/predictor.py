@@ -102,6 +102,7 @@ class DepthPredictor:
         self._stream = open_stream(weights.network.to(self._device).eval(), self.config.output)
         self._window = FrameWindow(self.config.window)
         self._pushed: deque[_Pushed] = deque(maxlen=2)
+        self._continuity: Continuity = 'first'  # of the next answer
 
     @classmethod
     def from_weights(
@@ -145,10 +146,11 @@ class DepthPredictor:
             changed. Or the network finds no numbers for it; the past is forgotten
         :raises RuntimeError: the network failed (out of memory twice, …); the past is forgotten
         """
-        check_exposure(frame.image)
+        check_exposure(frame.image, frame.seen)
         continuity = self._window.push(frame)
         if continuity != 'continued':
             self._forget()
+            self._continuity = continuity  # of the first answer, which may be for the next frame
         size = network_size(frame.size, (self.info.input_height, self.info.input_width))
         try:
             shown = network_input(frame, size, self._device)
@@ -163,6 +165,7 @@ class DepthPredictor:
         target = self._pushed[-1] if self.config.output == 'newest' else self._pushed[0]
         disparity = answer.disparity.float()
         self._check_finite(disparity)
+        continuity, self._continuity = self._continuity, 'continued'
         return Prediction(
             target.frame,
             self._depth(disparity[0, 0].cpu().numpy(), target.frame, factor),

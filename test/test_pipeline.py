@@ -67,14 +67,70 @@ def test_then_motion_and_consistency_follow(synthetic_views: list[SyntheticView]
     ],
     ids=['gap', 'intrinsics', 'frame_id'],
 )
+@pytest.mark.parametrize('output', ['newest', 'centre'])
 def test_what_breaks_the_stream_breaks_the_comparison(
-    synthetic_views: list[SyntheticView], break_
+    synthetic_views: list[SyntheticView], break_, output
 ) -> None:
-    pipe, (first, second, third, *_) = pipeline(), frames(synthetic_views)
-    push(pipe, first)
-    push(pipe, second)
-    estimate = push(pipe, break_(third))
-    assert estimate.pose is None and estimate.consistency is None and estimate.frames_used == 1
+    """Also where the first answer of the new window comes a frame later."""
+    config = PipelineConfig(predictor=PredictorConfig(output=output))
+    pipe, shown = pipeline(config), frames(synthetic_views)
+    for frame in shown[:4]:
+        before = pipe.push(frame, wants_confidence=False)
+    assert before is not None and before.continuity == 'continued'
+    broken = [pipe.push(break_(frame), wants_confidence=False) for frame in shown[4:6]]
+    if output == 'centre':
+        assert broken.pop(0) is None
+    estimate = broken[0]
+    assert estimate is not None and estimate.continuity != 'continued'
+    assert estimate.pose is None and estimate.consistency is None
+    # Its neighbours, the one after it too, are all of the new window
+    assert estimate.frames_used == (1 if output == 'newest' else 2)
+
+
+@pytest.mark.parametrize('output', ['newest', 'centre'])
+def test_a_bag_that_loops_is_no_fault_of_the_scale(
+    synthetic_views: list[SyntheticView], output
+) -> None:
+    config = PipelineConfig(
+        predictor=PredictorConfig(output=output),
+        scale=ScaleConfig(source='camera_height', ground=CameraHeightConfig(camera_height_m=1.2)),
+    )
+    pipe = pipeline(config)
+    for _ in range(2):
+        for frame in frames(synthetic_views):
+            pipe.push(frame, wants_confidence=False)
+
+
+def test_a_failure_after_the_network_leaves_no_false_link(
+    synthetic_views: list[SyntheticView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = DepthPipeline(DepthPredictor.from_weights(DEFAULT_WEIGHTS, 'cpu'))
+    shown = frames(synthetic_views)
+    for frame in shown[:3]:
+        push(pipe, frame)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipe, '_compare', lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pipe.push(shown[3], wants_confidence=False)
+    assert push(pipe, shown[4]).pose is None  # with what should it be compared?
+    after = push(pipe, shown[5]).pose
+    assert after is not None and after.covariance[0, 0] > 0.9
+
+
+def test_the_odometry_begins_anew_where_its_unit_becomes_known(
+    synthetic_views: list[SyntheticView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = DepthPipeline(DepthPredictor.from_weights(DEFAULT_WEIGHTS, 'cpu'))
+    shown = frames(synthetic_views)
+    for frame in shown[:4]:
+        push(pipe, frame)
+    unknown = pipe._scale.current(0)
+    tracking = replace(unknown, state=ScaleState.TRACKING, factor=2.0)
+    monkeypatch.setattr(pipe._scale, 'current', lambda _: tracking)
+    pose = push(pipe, shown[4]).pose
+    assert pose is not None
+    step = np.linalg.norm(pose.linear) * 0.1
+    assert np.linalg.norm(pose.odom_T_camera[:3, 3]) == pytest.approx(step)  # one link long
 
 
 def test_reset_starts_the_odometry_at_the_origin(synthetic_views: list[SyntheticView]) -> None:
@@ -157,7 +213,8 @@ def test_pixels_that_are_no_numbers_end_the_comparison_not_the_stream(
     with monkeypatch.context() as patch:
         patch.setattr(DepthPredictor, '_forward', spoilt)
         estimate = push(pipe, shown[1], wants_confidence=True)
-    assert estimate.consistency is None and estimate.confidence is None
+    assert estimate.consistency is None
+    assert estimate.confidence is not None and not estimate.confidence.any()  # sure of nothing
     assert np.isnan(estimate.depth).any() and np.isfinite(estimate.depth).any()
     assert push(pipe, shown[2]).consistency is None
     assert push(pipe, shown[3]).frames_used == 2

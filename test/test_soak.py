@@ -117,6 +117,14 @@ def test_a_good_report_has_no_problem() -> None:
         ({'sent': 599}, '599 sent, 600 received'),
         ({'sent': 700}, '700 sent, 600 received'),
         ({'reports': (health(frames_received=600, frames_published=599),)}, 'accounted'),
+        (  # one counted twice, and the node's own sum follows
+            {'reports': (health(frames_received=600, frames_published=601, frames_waiting=-1),)},
+            'accounted',
+        ),
+        (  # frames that are neither here nor there
+            {'reports': (health(frames_received=600, frames_published=500, frames_waiting=100),)},
+            'accounted',
+        ),
         (
             {'reports': (health(frames_received=600, frames_published=599, frames_waiting=1),)},
             'wait at the end',

@@ -12,14 +12,19 @@ MAX_LOST_SHARE = 0.95
 STRIDE_PX = 8  # plenty to tell
 
 
-def check_exposure(image: NDArray[np.uint8]) -> None:
+def check_exposure(image: NDArray[np.uint8], seen: NDArray[np.bool_] | None = None) -> None:
     """
     Refuse an image that is almost all black or almost all white.
 
     :param image: RGB, (H, W, 3)
+    :param seen: the pixels that count, (H, W); None: all
     :raises FrameRejected: 'dark' or 'overexposed'
     """
     some = image[::STRIDE_PX, ::STRIDE_PX]
+    if seen is not None:
+        some = some[seen[::STRIDE_PX, ::STRIDE_PX]]
+    if not some.size:
+        return
     for cause, lost in (('dark', some <= DARK), ('overexposed', some >= BRIGHT)):
         share = float(lost.mean())
         if share > MAX_LOST_SHARE:

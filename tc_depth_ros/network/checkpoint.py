@@ -45,6 +45,17 @@ class WeightsInfo:
     code_version: str = ''
     notes: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse what no network can be run with."""
+        for name in ('input_height', 'input_width'):
+            side = getattr(self, name)
+            if not isinstance(side, int) or side < 16 or side % 8:
+                raise ValueError(f'{name} is {side!r}; it must be a multiple of 8 from 16 on')
+        if not isinstance(self.metric, bool):
+            raise ValueError(f'metric is {self.metric!r}; it must be true or false')
+        if not isinstance(self.scale, int | float) or not self.scale > 0:
+            raise ValueError(f'scale is {self.scale!r}; it must be positive')
+
     def to_json(self) -> str:
         """All fields, for the file's metadata."""
         values = asdict(self) | {'network': depth_config_to_dict(self.network)}
@@ -93,7 +104,13 @@ def load_weights(path: Path, device: torch.device | str = 'cpu') -> Weights:
         misshapen; every such name is listed
     """
     info, tensors = _read(path)
-    network = build_network(info.network)
+    try:
+        network = build_network(info.network)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f'weights {path} describe a network that cannot be built ({error}): use weights and '
+            'code of the same version'
+        ) from error
     _fill(network, _part('depth', tensors), path)
     pose_net = PoseNet(info.pose) if info.pose else None
     if pose_net is not None:

@@ -9,11 +9,12 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
-from tc_depth_ros.ros.tally import TallySnapshot
+from tc_depth_ros.ros.tally import SUPERSEDED, UNWANTED, TallySnapshot
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 LATE_PERIODS = 5  # without an image are worth a warning
 LATE_SHARE = 0.4  # of the timeout: but no sooner
+LATEST = 10  # frames which, if all are dropped, are an error
 OVERLOADED_SHARE = 0.5  # of the frames superseded
 
 
@@ -22,8 +23,9 @@ class Condition:
     """What there is to know for one report."""
 
     fault: str  # what keeps the node from publishing depth, and the remedy; '': nothing
+    rejection: str  # why the last frame was dropped that could not be used; '': it could
     tally: TallySnapshot
-    image_topic: str  # '': not subscribed
+    image_topic: str
     image_timeout_s: float
     at_work_s: float  # for how long the frame at work has been
     warnings: Sequence[str]  # of what is published but to be doubted
@@ -31,30 +33,50 @@ class Condition:
 
 def assess(condition: Condition) -> tuple[bytes, str]:
     """Level and sentence: the worst first."""
-    tally, timeout_s, topic = condition.tally, condition.image_timeout_s, condition.image_topic
     if condition.fault:
         return ERROR, condition.fault
-    if condition.at_work_s > timeout_s:
+    if condition.at_work_s > condition.image_timeout_s:
         return ERROR, (
             f'one frame has been at work for {condition.at_work_s:.0f} s: if it does not end, '
             'start the node again'
         )
-    if tally.image_age_s is None:
-        return WARN, f'no image yet on {topic}: is the camera running, and the topic remapped?'
-    silence = f'no image on {topic} for {tally.image_age_s:.1f} s'
-    if tally.image_age_s > timeout_s:
-        return ERROR, f'{silence}: is the camera running?'
-    if tally.image_age_s > max(LATE_PERIODS * tally.image_period_s, LATE_SHARE * timeout_s):
-        return WARN, f'{silence}, where one came every {tally.image_period_s:.2f} s'
-    if tally.superseded_share > OVERLOADED_SHARE:
+    return _silence(condition) or _losses(condition) or _doubts(condition)
+
+
+def _silence(condition: Condition) -> tuple[bytes, str] | None:
+    """What is to be said where images stay away."""
+    tally, timeout_s = condition.tally, condition.image_timeout_s
+    said = f'no image on {condition.image_topic} for {tally.silence_s:.1f} s'
+    if tally.silence_s > timeout_s:
+        return ERROR, f'{said}: is the camera running, and the topic remapped?'
+    if not tally.has_images:
+        return WARN, f'no image yet on {condition.image_topic}'
+    if tally.silence_s > max(LATE_PERIODS * tally.image_period_s, LATE_SHARE * timeout_s):
+        return WARN, f'{said}, where one came every {tally.image_period_s:.2f} s'
+    return None
+
+
+def _losses(condition: Condition) -> tuple[bytes, str] | None:
+    """What is to be said where images come and no depth does, or little."""
+    tally = condition.tally
+    latest = tally.outcomes[-LATEST:]
+    if len(latest) == LATEST and all(latest) and SUPERSEDED not in latest:
+        if latest[-1] == UNWANTED:
+            return OK, 'idle: nobody subscribes'
+        return ERROR, f'every image is dropped: {condition.rejection or latest[-1]}'
+    share = tally.outcomes.count(SUPERSEDED) / max(1, len(tally.outcomes))
+    if share > OVERLOADED_SHARE:
         return WARN, (
-            f'overloaded: {100 * tally.superseded_share:.0f} % of the images give way to newer '
-            f'ones; a frame takes {tally.latency_median_s:.2f} s, and one comes every '
-            f'{tally.image_period_s:.2f} s'
+            f'overloaded: {100 * share:.0f} % of the images give way to newer ones; a frame takes '
+            f'{tally.latency_median_s:.2f} s, and one comes every {tally.image_period_s:.2f} s'
         )
+    return None
+
+
+def _doubts(condition: Condition) -> tuple[bytes, str]:
     if condition.warnings:
         return WARN, '; '.join(condition.warnings)
-    return OK, 'publishing depth' if tally.published else 'ready'
+    return OK, 'publishing depth' if condition.tally.published else 'ready'
 
 
 def diagnostics(

@@ -18,11 +18,11 @@ def facts_of(pipeline: DepthPipeline | None, last: Estimate | None) -> dict[str,
     if pipeline is not None:
         predictor = pipeline.predictor
         facts |= {'device': predictor.device, 'precision': predictor.precision.name}
-        facts |= {'metric': str(predictor.info.metric)}
+        facts |= {'weights metric': str(predictor.info.metric)}
         if predictor.precision.difference:
             facts['self-check difference'] = f'{predictor.precision.difference:.4f}'
         if predictor.device.startswith('cuda'):
-            facts['GPU memory (MB)'] = f'{torch.cuda.memory_allocated() / 1e6:.0f}'
+            facts['GPU memory (MB)'] = f'{torch.cuda.memory_allocated(predictor.device) / 1e6:.0f}'
     return facts if last is None else facts | _of_estimate(last)
 
 

@@ -56,13 +56,15 @@ class Inputs:
         self._listener = listener
         self._infos = CameraInfoBuffer()
         self._early: Image | CompressedImage | None = None  # an image before any CameraInfo
-        self._lock = threading.Lock()  # of the two above: inputs end in another thread
+        self._closed = False
+        self._lock = threading.Lock()  # of the three above: inputs end in another thread
         kind, topic = (
             (CompressedImage, '/compressed') if transport == 'compressed' else (Image, '')
         )
-        self._camera_info = subscribe(CameraInfo, 'camera_info', self._on_camera_info)
+        camera_info = subscribe(CameraInfo, 'camera_info', self._on_camera_info)
+        self._camera_info_topic = camera_info.topic_name
         self._subscriptions = [
-            self._camera_info,
+            camera_info,
             subscribe(kind, f'image{topic}', self._on_image),
         ]
         if listener.odometry is not None:
@@ -72,6 +74,8 @@ class Inputs:
         """Stop to listen; an image that still waits for its CameraInfo is dropped."""
         for subscription in self._subscriptions:
             self._unsubscribe(subscription)
+        with self._lock:
+            self._closed = True  # a callback may be under way
         if self._take_early() is not None:
             self._listener.dropped('no camera_info')
 
@@ -87,16 +91,16 @@ class Inputs:
         self._listener.received()
         with self._lock:
             info = self._infos.match(stamp_ns(message.header))
-            replaced = self._early
-            if info is None:
+            lost = message if self._closed else self._early
+            if info is None and not self._closed:
                 self._early = message
         if info is not None:
             self._arrive(message, info)
-        elif replaced is not None:
+        elif lost is not None:
             self._listener.dropped('no camera_info')
             self._listener.complain(
-                f'images arrive, but no CameraInfo on {self._camera_info.topic_name}: publish '
-                'it, or remap camera_info'
+                f'images arrive, but no CameraInfo on {self._camera_info_topic}: publish it, or '
+                'remap camera_info'
             )
 
     def _take_early(self) -> Image | CompressedImage | None:

@@ -11,6 +11,8 @@ from rclpy.time import Time
 
 from tc_depth_ros.geometry.quaternion import pose_matrix
 
+WARN_PERIOD_S = 10.0
+
 
 class Mounting:
     """Looks up ``child_T_camera`` of an odometry's child frame; listens to TF only if it must."""
@@ -19,6 +21,7 @@ class Mounting:
         self._node = node
         self._buffer: Any = None
         self._listener: Any = None
+        self._not_there: type[Exception] = Exception
 
     def find(self, child: str, camera: str) -> NDArray[np.float64] | None:
         """
@@ -32,9 +35,15 @@ class Mounting:
             return np.eye(4)
         if self._buffer is None and not self._listen():
             return None
-        if not self._buffer.can_transform(child, camera, Time()):
+        try:
+            found = self._buffer.lookup_transform(child, camera, Time()).transform
+        except self._not_there as error:
+            self._node.get_logger().warning(
+                f'the odometry is of {child}, the images of {camera}, and TF does not link them '
+                f'({error}): until it does, only straight motion tells the scale',
+                throttle_duration_sec=WARN_PERIOD_S,
+            )
             return None
-        found = self._buffer.lookup_transform(child, camera, Time()).transform
         shift, turn = found.translation, found.rotation
         return pose_matrix(
             np.array([shift.x, shift.y, shift.z]), np.array([turn.x, turn.y, turn.z, turn.w])
@@ -50,6 +59,7 @@ class Mounting:
                 once=True,
             )
             return False
+        self._not_there = tf2_ros.TransformException
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, self._node)
         return True

@@ -24,7 +24,7 @@ from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import JumpThreshold, TimeJump
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
@@ -36,6 +36,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from std_srvs.srv import Trigger
 
 from tc_depth_ros.frames.decoder import FrameDecoder, is_rectified
+from tc_depth_ros.frames.frame import Frame
 from tc_depth_ros.frames.window import FrameRejected
 from tc_depth_ros.pipeline import DepthPipeline, Estimate, PipelineConfig
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor
@@ -46,7 +47,7 @@ from tc_depth_ros.ros.messages import odometry_pose
 from tc_depth_ros.ros.mounting import Mounting
 from tc_depth_ros.ros.outputs import OutputConfig, Outputs
 from tc_depth_ros.ros.parameters import NodeConfig, declare, dynamic_names, read
-from tc_depth_ros.ros.tally import SUPERSEDED, Tally
+from tc_depth_ros.ros.tally import SUPERSEDED, UNWANTED, Tally
 from tc_depth_ros.ros.worker import LatestWorker
 from tc_depth_ros.temporal.consistency import Consistency
 
@@ -56,6 +57,9 @@ OUTPUT_RELIABILITY = ReliabilityPolicy.RELIABLE
 QUEUE_DEPTH = 5
 DIAGNOSTICS_PERIOD_S = 1.0
 LOG_PERIOD_S = 5.0  # of an error that repeats
+GIL_INTERVAL_S = 5e-4
+PATIENCE_S = 10.0  # with the frame at work when the node is to end
+UNUSABLE = 'unusable'  # cause of a frame that cannot be decoded
 STICKY_ERROR = 'CUDA error'  # as PyTorch begins what a process does not recover from
 ServiceCallback = Callable[[Any, Any], Any]
 
@@ -76,17 +80,25 @@ class TCDepthNode(LifecycleNode):
         self.broken = False  # for good: the process must be started again
         self._tally = Tally()
         self._fault = 'not configured: set it up with the lifecycle service, or autostart'
+        self._rejection = ''  # of the last frame that could not be used
         self._pipeline: DepthPipeline | None = None
         self._at_work = threading.Lock()  # held while a frame is in the pipeline
         self._worker: LatestWorker[Arrival] | None = None
         self._last: Estimate | None = None
         self._jump: Consistency | None = None  # of the scale, since the last report
         self._image_topic = ''
-        self._mounting, self._mounted = Mounting(self), False
+        self._mounting = Mounting(self)
+        self._mounted: tuple[str, str] | None = None  # frames whose transform is known
         # Images go on while a service is served, such as one that loads new weights
         self._input_group = MutuallyExclusiveCallbackGroup()
         self._health = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._report)
+        # Also while something else is waited for, and where nobody publishes /clock
+        self.create_timer(
+            DIAGNOSTICS_PERIOD_S,
+            self._report,
+            MutuallyExclusiveCallbackGroup(),
+            Clock(clock_type=ClockType.STEADY_TIME),
+        )
         self.create_service(Trigger, '~/reset', self._on_reset)
         self.add_on_set_parameters_callback(self._on_parameters)
         for service in self.services:
@@ -110,7 +122,9 @@ class TCDepthNode(LifecycleNode):
         """Load the weights, warm up, and advertise the outputs."""
         try:
             pipeline = self._load(read(self, NodeConfig), read(self, PipelineConfig))
-            outputs = Outputs(read(self, OutputConfig), self._advertise, self.destroy_publisher)
+            outputs = Outputs(
+                read(self, OutputConfig), self._advertise, self.destroy_lifecycle_publisher
+            )
         except ValueError as error:  # WeightsError, and parameters that do not go together
             return self._refuse(str(error))
         except Exception:  # the device's fault, or ours; rclpy would not even log it
@@ -122,6 +136,19 @@ class TCDepthNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker and subscribe."""
         super().on_activate(state)  # publishers first: what an early frame gives must go out
+        try:
+            self._start()
+        except Exception as error:  # overrides of QoS that mean nothing, say
+            if self._worker is not None:
+                self._worker.stop()
+                self._worker = None
+            super().on_deactivate(state)
+            self._fault = f'not activated: {error}'
+            self.get_logger().error(self._fault)
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def _start(self) -> None:
         config = read(self, NodeConfig)
         compressed = config.image_transport == 'compressed'
         topic = self.resolve_topic_name('image/compressed' if compressed else 'image')
@@ -129,7 +156,8 @@ class TCDepthNode(LifecycleNode):
             rectify=config.rectify == 'always'
             or (config.rectify == 'auto' and not is_rectified(topic))
         )
-        self._image_topic, self._mounted, self._fault = topic, False, ''
+        self._image_topic, self._mounted = topic, None
+        self._fault = self._rejection = ''
         self._tally.begin()
         self._worker = LatestWorker(self._process, lambda _: self._tally.dropped(SUPERSEDED))
         follows_odometry = read(self, PipelineConfig).scale.source == 'odometry'
@@ -143,7 +171,6 @@ class TCDepthNode(LifecycleNode):
         self._inputs = Inputs(
             self._subscribe, self.destroy_subscription, config.image_transport, listener
         )
-        return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe, finish the frame at work, forget the stream."""
@@ -161,8 +188,12 @@ class TCDepthNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop the worker, from whatever state."""
-        self._stop()
+        """Stop the worker, from whatever state; one that does not end is left behind."""
+        if self._stop(PATIENCE_S):
+            self._pipeline = None
+        else:
+            self.broken = True
+        self._fault = 'shut down: start it again'
         return TransitionCallbackReturn.SUCCESS
 
     # ---- an image's way --------------------------------------------------------------------
@@ -172,9 +203,9 @@ class TCDepthNode(LifecycleNode):
         try:
             with self._at_work:
                 if self._pipeline is None or not self._outputs.wanted():
-                    self._tally.dropped('nobody subscribes')
+                    self._tally.dropped(UNWANTED)
                     return
-                frame = self._decoder.decode(arrival.image, arrival.camera_info)
+                frame = self._decode(arrival)
                 estimate = self._pipeline.push(
                     frame, wants_confidence=self._outputs.wants_confidence()
                 )
@@ -182,12 +213,12 @@ class TCDepthNode(LifecycleNode):
                 self._outputs.publish(estimate)
         except FrameRejected as rejection:
             self._tally.dropped(rejection.cause)
+            self._rejection = str(rejection)
+            if rejection.cause == UNUSABLE:  # and so will be the next, unless something changes
+                self._complain(str(rejection))
             self.get_logger().warning(
                 f'dropped a frame: {rejection}', throttle_duration_sec=LOG_PERIOD_S
             )
-        except ValueError as error:
-            self._tally.dropped('unusable')
-            self._complain(str(error))
         except torch.cuda.OutOfMemoryError as error:
             self._tally.dropped('out of memory')
             self._complain(
@@ -203,6 +234,7 @@ class TCDepthNode(LifecycleNode):
                 rclpy.try_shutdown(context=self.context)
         else:
             self._complain('')
+            self._rejection = ''
             if estimate is None:
                 self._tally.dropped('first of a centred window')
             else:
@@ -210,6 +242,12 @@ class TCDepthNode(LifecycleNode):
                 if estimate.scale_jumped:
                     self._jump = estimate.consistency
                 self._tally.published(time.monotonic() - arrival.arrived_s)
+
+    def _decode(self, arrival: Arrival) -> Frame:
+        try:
+            return self._decoder.decode(arrival.image, arrival.camera_info)
+        except ValueError as error:
+            raise FrameRejected(UNUSABLE, str(error)) from error
 
     def _on_odometry(self, message: Odometry) -> None:
         pipeline, last = self._pipeline, self._last
@@ -220,12 +258,21 @@ class TCDepthNode(LifecycleNode):
         except ValueError as error:
             self.get_logger().warning(str(error), throttle_duration_sec=LOG_PERIOD_S)
             return
-        if last is not None and not self._mounted:
-            found = self._mounting.find(message.child_frame_id, last.frame.frame_id)
-            if found is not None:
-                pipeline.mount(found)
-                self._mounted = True
+        if last is not None:
+            self._mount(message.child_frame_id, last.frame.frame_id)
         pipeline.add_odometry(pose)
+
+    def _mount(self, child: str, camera: str) -> None:
+        """Tell the pipeline how the camera stands on what the odometry is of, once it is known."""
+        if self._mounted == (child, camera):
+            return
+        found = self._mounting.find(child, camera)
+        if found is None:
+            return
+        with self._at_work:  # other weights may be about to take over
+            if self._pipeline is not None:
+                self._pipeline.mount(found)
+                self._mounted = (child, camera)
 
     # ---- at run time -----------------------------------------------------------------------
 
@@ -255,8 +302,10 @@ class TCDepthNode(LifecycleNode):
             new = None
             if 'weights' in changes:
                 new = self._load(read(self, NodeConfig, changes), pipeline_config)
-        except (ValueError, RuntimeError) as error:  # the old weights stay at work
-            self.get_logger().error(f'parameters refused: {error}')
+        except Exception as error:  # whatever it is, the old weights stay at work
+            known = isinstance(error, ValueError)
+            reason = str(error) if known else traceback.format_exc()
+            self.get_logger().error(f'parameters refused: {reason}')
             return SetParametersResult(successful=False, reason=str(error))
         with self._at_work:
             if new is not None:
@@ -324,13 +373,16 @@ class TCDepthNode(LifecycleNode):
         self.get_logger().error(self._fault)
         return TransitionCallbackReturn.FAILURE
 
-    def _stop(self) -> None:
+    def _stop(self, patience_s: float | None = None) -> bool:
+        """Stop listening and working; False where the frame at work did not end in time."""
         if self._worker is None:
-            return
+            return True
         self._inputs.close()
-        self._worker.stop()
+        ended = self._worker.stop(patience_s)
         self._worker = None
-        self._forget()
+        if ended:
+            self._forget()
+        return ended
 
     def _complain(self, fault: str) -> None:
         """Note what keeps depth from being published; '' is nothing any more."""
@@ -340,15 +392,16 @@ class TCDepthNode(LifecycleNode):
 
     def _report(self) -> None:
         worker, pipeline, last = self._worker, self._pipeline, self._last
+        jump, self._jump = self._jump, None
         condition = Condition(
             self._fault,
+            self._rejection,
             self._tally.snapshot(),
             self._image_topic,
             float(self.get_parameter('image_timeout_s').value),
             worker.at_work_s if worker is not None else 0.0,
-            warnings_of(last, self._jump),
+            warnings_of(last, jump),
         )
-        self._jump = None
         name = self.get_fully_qualified_name().lstrip('/')
         stamp = self.get_clock().now().to_msg()
         self._health.publish(diagnostics(name, stamp, condition, facts_of(pipeline, last)))
@@ -363,6 +416,8 @@ DYNAMIC = {
 
 def main() -> int:
     """Run the node until it is told to stop."""
+    # Weights that load beside it must not slow a frame, whose every operation asks for the GIL
+    sys.setswitchinterval(GIL_INTERVAL_S)
     rclpy.init()
     try:
         node = TCDepthNode()
@@ -370,8 +425,8 @@ def main() -> int:
         print(f'tc_depth: {error}; a DOUBLE is written with a point, as 10.0', file=sys.stderr)
         rclpy.try_shutdown()
         return 1
-    # One thread for images, one for all else: nothing that is asked of the node holds up a frame
-    executor = MultiThreadedExecutor(num_threads=2)
+    # Images, what is asked of the node, and its health: none of them holds up another
+    executor = MultiThreadedExecutor(num_threads=3)
     executor.add_node(node)
     try:
         if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:

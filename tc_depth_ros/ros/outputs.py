@@ -76,13 +76,14 @@ class Outputs:
         """
         self.config = config
         self._withdraw = withdraw
+        tf_message = _tf_message() if config.odometry.publish_tf else None
         self._depth = advertise(Image, '~/depth/image')
         self._depth_info = advertise(CameraInfo, '~/depth/camera_info')
         self._points = advertise(PointCloud2, '~/points')
         self._confidence = advertise(Image, '~/confidence')
         self._depth_colour = advertise(Image, '~/depth/color')
         self._odometry = advertise(Odometry, '~/odometry')
-        self._tf = advertise(_tf_message(), '/tf') if config.odometry.publish_tf else None
+        self._tf = advertise(tf_message, '/tf') if tf_message else None
         self._colours = DepthRangeFollower()
         self._next_points_s = 0.0  # monotonic
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 RECENT = 50  # frames over which rates and latency are taken
 SUPERSEDED = 'superseded'  # dropped for a newer one
+UNWANTED = 'nobody subscribes'
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class TallySnapshot:
     rate_hz: float  # of published frames, recently; 0 without any
     latency_median_s: float  # from the image's arrival to its depth's publication
     latency_max_s: float
-    image_age_s: float | None  # of the last image that came in; None: there was none
+    has_images: bool  # since the camera is listened to
+    silence_s: float  # since the last image, or since the camera is listened to
     image_period_s: float  # between images, recently; 0 before there are two
-    superseded_share: float  # of the frames done with recently
+    outcomes: tuple[str, ...]  # of the frames done with recently: '' or why dropped
 
     @property
     def waiting(self) -> int:
@@ -43,6 +45,7 @@ class Tally:
         self._arrivals: deque[float] = deque(maxlen=RECENT)  # monotonic, s
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)  # (time, latency)
         self._outcomes: deque[str] = deque(maxlen=RECENT)  # '' or why dropped
+        self._begun_s = time.monotonic()
 
     def received(self) -> None:
         """Count a frame that came in."""
@@ -64,27 +67,30 @@ class Tally:
             self._outcomes.append('')
 
     def begin(self) -> None:
-        """Forget when images came: the camera is listened to anew."""
+        """Forget what was recently: the camera is listened to anew."""
         with self._lock:
             self._arrivals.clear()
+            self._recent.clear()
             self._outcomes.clear()
+            self._begun_s = time.monotonic()
 
     def snapshot(self) -> TallySnapshot:
         """Read all counts at once."""
         with self._lock:
             latencies = sorted(latency for _, latency in self._recent) or [0.0]
-            times = [at for at, _ in self._recent]
-            elapsed = times[-1] - times[0] if len(times) > 1 else 0.0
+            now_s = time.monotonic()
+            elapsed_s = now_s - self._recent[0][0] if self._recent else 0.0
             arrivals = list(self._arrivals)
             steps = [b - a for a, b in zip(arrivals, arrivals[1:], strict=False)]
             return TallySnapshot(
                 self._received,
                 self._published,
                 dict(self._dropped),
-                (len(times) - 1) / elapsed if elapsed > 0 else 0.0,
+                (len(self._recent) - 1) / elapsed_s if elapsed_s > 0 else 0.0,
                 latencies[len(latencies) // 2],
                 latencies[-1],
-                time.monotonic() - arrivals[-1] if arrivals else None,
+                bool(arrivals),
+                now_s - (arrivals[-1] if arrivals else self._begun_s),
                 statistics.median(steps) if steps else 0.0,
-                self._outcomes.count(SUPERSEDED) / max(1, len(self._outcomes)),
+                tuple(self._outcomes),
             )

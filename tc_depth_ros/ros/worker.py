@@ -46,15 +46,21 @@ class LatestWorker(Generic[Item]):
         begun_s = self._begun_s
         return 0.0 if begun_s is None else time.monotonic() - begun_s
 
-    def stop(self) -> None:
-        """Finish the item at work, drop the one waiting, end the thread."""
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """
+        Finish the item at work, drop the one waiting, end the thread.
+
+        :param timeout_s: None waits for the work however long it takes
+        :return: whether the work ended in time
+        """
         with self._changed:
             self._stopping = True
             waiting, self._slot = self._slot, None
             self._changed.notify()
-        self._thread.join()
         if waiting is not None:
             self._on_drop(waiting)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while (item := self._take()) is not None:
