@@ -17,6 +17,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 CONFIG = Path(__file__).parents[1] / 'config'  # the same in the source tree and installed
 
+RESPAWN_DELAY_S = 2.0
 # Where Fast DDS looks for its profiles: Humble and Jazzy, Kilted.
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 
@@ -49,6 +50,7 @@ ARGUMENTS = {
         'Fast DDS profiles (XML) of all that is started here; empty: config/fastdds_shm.xml, for '
         'large images, unless the environment names a file; none: whatever the environment says',
     ),
+    'respawn': ('false', 'start the node again if it ends, as after a CUDA error: true or false'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
     'bag': ('', 'a bag to play with --clock; empty: none, the camera is live'),
     'bag_rate': ('1.0', 'speed at which the bag is played'),
@@ -116,6 +118,8 @@ def depth_node(value, clock, environment):
         ],
         ros_arguments=['--log-level', value['log_level']],
         additional_env=environment,
+        respawn=value['respawn'].lower() == 'true',
+        respawn_delay=RESPAWN_DELAY_S,
     )
 
 

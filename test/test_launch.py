@@ -100,7 +100,7 @@ def test_every_argument_is_declared_with_a_description() -> None:
         *('namespace', 'name', 'params_file', 'log_level', 'use_sim_time', 'autostart'),
         *('bag', 'bag_rate', 'rviz', 'rviz_frame', 'image_transport', 'weights', 'device'),
         *('image', 'camera_info', 'depth_image', 'depth_camera_info', 'depth_color', 'points'),
-        'dds_profile',
+        *('odom', 'confidence', 'odometry', 'dds_profile', 'respawn'),
     }
     assert declared(TWO_CAMERAS) == {'cameras', 'image', 'camera_info', 'bag'}
 
