@@ -18,7 +18,8 @@ class SoakConfig:
 
     duration_s: float = 1200.0
     warm_up_s: float = 300.0  # memory may grow until then
-    window_s: float = 60.0  # over which the median of memory is taken
+    # Over which the median of memory is taken: what is freed stays with the process for a while
+    window_s: float = 300.0
     rate_hz: float = 10.0
     fault_share: float = 0.1  # chance that a fault begins, per frame
     seed: int = 0
