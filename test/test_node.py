@@ -583,7 +583,7 @@ def test_data_that_is_no_picture_is_an_error_until_the_next_good_one(
     health = compressed_client.show_until_healthy(
         lambda h: h.is_error, 'the fault is told', image, CAMERA.info()
     )
-    for words in ("format 'jpeg'", '10 bytes', 'neither JPEG nor PNG'):
+    for words in ("format 'jpeg'", '10 bytes', 'supported are JPEG and PNG'):
         assert words in health.message
     compressed_client.meet(compressed(CAMERA.picture(), '.png'), CAMERA.info())
     assert compressed_client.settled().level == DiagnosticStatus.OK

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,8 +55,6 @@ class Inputs:
         self._listener = listener
         self._infos = CameraInfoBuffer()
         self._early: Image | CompressedImage | None = None  # an image before any CameraInfo
-        self._closed = False
-        self._lock = threading.Lock()  # of the three above: inputs end in another thread
         kind, topic = (
             (CompressedImage, '/compressed') if transport == 'compressed' else (Image, '')
         )
@@ -74,14 +71,11 @@ class Inputs:
         """Stop to listen; an image that still waits for its CameraInfo is dropped."""
         for subscription in self._subscriptions:
             self._unsubscribe(subscription)
-        with self._lock:
-            self._closed = True  # a callback may be under way
         if self._take_early() is not None:
             self._listener.dropped('no camera_info')
 
     def _on_camera_info(self, message: CameraInfo) -> None:
-        with self._lock:
-            self._infos.add(message)
+        self._infos.add(message)
         early = self._take_early()
         if early is not None:
             self._listener.complain('')  # it can only have been the missing CameraInfo
@@ -89,14 +83,12 @@ class Inputs:
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self._listener.received()
-        with self._lock:
-            info = self._infos.match(stamp_ns(message.header))
-            lost = message if self._closed else self._early
-            if info is None and not self._closed:
-                self._early = message
+        info = self._infos.match(stamp_ns(message.header))
         if info is not None:
             self._arrive(message, info)
-        elif lost is not None:
+            return
+        replaced, self._early = self._early, message
+        if replaced is not None:
             self._listener.dropped('no camera_info')
             self._listener.complain(
                 f'images arrive, but no CameraInfo on {self._camera_info_topic}: publish it, or '
@@ -104,9 +96,8 @@ class Inputs:
             )
 
     def _take_early(self) -> Image | CompressedImage | None:
-        with self._lock:
-            early, self._early = self._early, None
-            return early
+        early, self._early = self._early, None
+        return early
 
     def _arrive(self, image: Image | CompressedImage, info: CameraInfo) -> None:
         self._listener.arrived(Arrival(image, info, time.monotonic()))

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,18 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from tc_depth_ros.frames.decoder import FrameDecoder, is_rectified
@@ -64,6 +67,14 @@ STICKY_ERROR = 'CUDA error'  # as PyTorch begins what a process does not recover
 ServiceCallback = Callable[[Any, Any], Any]
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What came of loading weights."""
+
+    weights: str  # as the parameter has it
+    outcome: DepthPipeline | Exception
+
+
 class TCDepthNode(LifecycleNode):
     """
     Depth and a coloured cloud from one moving camera.
@@ -89,21 +100,21 @@ class TCDepthNode(LifecycleNode):
         self._image_topic = ''
         self._mounting = Mounting(self)
         self._mounted: tuple[str, str] | None = None  # frames whose transform is known
-        # Images go on while a service is served, such as one that loads new weights
-        self._input_group = MutuallyExclusiveCallbackGroup()
+        self._loaded: Loaded | None = None  # weights that wait to take over
+        # Images and reports go on while a service waits for new weights to load
+        self._unblocked = ReentrantCallbackGroup()
+        self._wake = self.create_guard_condition(lambda: None, self._unblocked)
         self._health = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        # Also while something else is waited for, and where nobody publishes /clock
-        self.create_timer(
-            DIAGNOSTICS_PERIOD_S,
-            self._report,
-            MutuallyExclusiveCallbackGroup(),
-            Clock(clock_type=ClockType.STEADY_TIME),
-        )
+        # By the machine's own clock: also where nobody publishes /clock
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._report, self._unblocked, steady)
         self.create_service(Trigger, '~/reset', self._on_reset)
         self.add_on_set_parameters_callback(self._on_parameters)
         for service in self.services:
             if service.srv_type is ChangeState:
                 service.callback = self._refuse_what_fails(service.callback)
+            elif service.srv_type in (SetParameters, SetParametersAtomically):
+                service.callback = self._load_before(service.callback)
         backward = JumpThreshold(
             min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
         )
@@ -174,7 +185,10 @@ class TCDepthNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe, finish the frame at work, forget the stream."""
-        self._stop()
+        if not self._stop():
+            self._fault = 'not deactivated: the frame at work does not end; start the node again'
+            self.get_logger().error(self._fault)
+            return TransitionCallbackReturn.FAILURE
         self._fault = 'not active'
         return super().on_deactivate(state)
 
@@ -189,7 +203,7 @@ class TCDepthNode(LifecycleNode):
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop the worker, from whatever state; one that does not end is left behind."""
-        if self._stop(PATIENCE_S):
+        if self._stop():
             self._pipeline = None
         else:
             self.broken = True
@@ -286,10 +300,41 @@ class TCDepthNode(LifecycleNode):
         self._forget()
 
     def _forget(self) -> bool:
-        with self._at_work:
+        """Forget the past; False where there is none, or the frame at work does not end."""
+        if not self._at_work.acquire(timeout=PATIENCE_S):
+            return False
+        try:
             if self._pipeline is not None:
                 self._pipeline.reset()
             return self._pipeline is not None
+        finally:
+            self._at_work.release()
+
+    def _load_before(self, set_parameters: ServiceCallback) -> ServiceCallback:
+        """Load new weights in a thread of its own before parameters are set to them."""
+
+        async def loading(request: Any, response: Any) -> Any:
+            weights = [p.value.string_value for p in request.parameters if p.name == 'weights']
+            if weights and self._pipeline is not None:
+                self._loaded = await self._load_beside(weights[-1])
+            return set_parameters(request, response)
+
+        return loading
+
+    def _load_beside(self, weights: str) -> Future:
+        future = Future(executor=self.executor)
+
+        def load() -> None:
+            config = read(self, NodeConfig, {'weights': weights})
+            try:
+                loaded = Loaded(weights, self._load(config, read(self, PipelineConfig)))
+            except Exception as error:  # raised where the parameters are set
+                loaded = Loaded(weights, error)
+            future.set_result(loaded)
+            self._wake.trigger()  # or the executor would not look at the future until an image
+
+        threading.Thread(target=load, name='tc_depth_loader', daemon=True).start()
+        return future
 
     def _on_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         """Take over what may change at run time, all of it or nothing; new weights swap in."""
@@ -301,7 +346,7 @@ class TCDepthNode(LifecycleNode):
             pipeline_config = read(self, PipelineConfig, changes)
             new = None
             if 'weights' in changes:
-                new = self._load(read(self, NodeConfig, changes), pipeline_config)
+                new = self._take_loaded(read(self, NodeConfig, changes), pipeline_config)
         except Exception as error:  # whatever it is, the old weights stay at work
             known = isinstance(error, ValueError)
             reason = str(error) if known else traceback.format_exc()
@@ -314,6 +359,15 @@ class TCDepthNode(LifecycleNode):
             self._pipeline.configure(pipeline_config)
             self._outputs.config = output_config
         return SetParametersResult(successful=True)
+
+    def _take_loaded(self, config: NodeConfig, pipeline_config: PipelineConfig) -> DepthPipeline:
+        """Take the pipeline that a service has loaded, or load one now; raises as _load does."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is None or loaded.weights != config.weights:
+            return self._load(config, pipeline_config)
+        if isinstance(loaded.outcome, Exception):
+            raise loaded.outcome
+        return loaded.outcome
 
     # ---- the rest --------------------------------------------------------------------------
 
@@ -343,7 +397,7 @@ class TCDepthNode(LifecycleNode):
             callback,
             # One each: an override of one topic is written into the profile that it is given
             QoSProfile(depth=QUEUE_DEPTH, reliability=INPUT_RELIABILITY),
-            callback_group=self._input_group,
+            callback_group=self._unblocked,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
@@ -373,16 +427,14 @@ class TCDepthNode(LifecycleNode):
         self.get_logger().error(self._fault)
         return TransitionCallbackReturn.FAILURE
 
-    def _stop(self, patience_s: float | None = None) -> bool:
+    def _stop(self) -> bool:
         """Stop listening and working; False where the frame at work did not end in time."""
         if self._worker is None:
             return True
         self._inputs.close()
-        ended = self._worker.stop(patience_s)
+        ended = self._worker.stop(PATIENCE_S)
         self._worker = None
-        if ended:
-            self._forget()
-        return ended
+        return ended and (self._pipeline is None or self._forget())
 
     def _complain(self, fault: str) -> None:
         """Note what keeps depth from being published; '' is nothing any more."""
@@ -425,13 +477,10 @@ def main() -> int:
         print(f'tc_depth: {error}; a DOUBLE is written with a point, as 10.0', file=sys.stderr)
         rclpy.try_shutdown()
         return 1
-    # Images, what is asked of the node, and its health: none of them holds up another
-    executor = MultiThreadedExecutor(num_threads=3)
-    executor.add_node(node)
     try:
         if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()
-        executor.spin()
+        rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except _rclpy.RCLError:

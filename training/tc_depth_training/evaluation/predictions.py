@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from tc_depth_ros.frames.preprocessing import network_input, network_size
+from tc_depth_ros.frames.window import FrameRejected
 from tc_depth_ros.network.checkpoint import Weights
 from tc_depth_ros.predictor import DepthPredictor, Prediction, PredictorConfig
 from tc_depth_training.data.bag import BagError
@@ -42,7 +43,12 @@ def predict(
     for index in tqdm(range(len(depths)), label, unit='frame'):
         if alone:
             predictor.reset()
-        prediction = predictor.push(sequence.frame(index))
+        try:
+            prediction = predictor.push(sequence.frame(index))
+        except FrameRejected as rejection:  # black, or the network finds no numbers
+            tqdm.write(f'no depth: {rejection}')
+            depths[index] = np.nan
+            continue
         assert prediction is not None  # output is newest: every frame is answered
         depths[index] = prediction.depth
         if watch is not None:
