@@ -41,6 +41,7 @@ ROOT = Path(__file__).parents[1]
 FRAME_ID = 'front_optical_frame'
 PERIOD_NS = 100_000_000  # of the cameras here
 FIRST_STAMP_NS = 1_700_000_000_123_456_789  # no double holds it
+SLICE_S = 0.02
 PATIENCE_S = 25.0  # with a machine that has other things to do
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 LARGE_MESSAGES = dict.fromkeys(PROFILE_VARIABLES, str(ROOT / 'config' / 'fastdds_shm.xml'))
@@ -320,8 +321,9 @@ class Client:
     def spin_for(self, duration_s: float) -> None:
         """Take what comes for a while."""
         deadline = time.monotonic() + duration_s
-        while (left := deadline - time.monotonic()) > 0:
-            self.executor.spin_once(timeout_sec=left)
+        # Always the same timeout: with another, rclpy begins again at coroutines that still wait
+        while time.monotonic() < deadline:
+            self.executor.spin_once(timeout_sec=SLICE_S)
 
     def until(self, done: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
         """Take what comes until something is so; its value."""

@@ -510,6 +510,33 @@ def missed_in_a_swap(client: Client, weights: Path) -> int:
     return shown - client.settled().since(before).count('frames published')
 
 
+def test_images_go_on_while_weights_load(
+    inner: Inner, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that takes: here as long as fifteen images."""
+    whole = TCDepthNode._load
+
+    def slow(self: TCDepthNode, *configs: Any) -> DepthPipeline:
+        time.sleep(1.5)
+        return whole(self, *configs)
+
+    monkeypatch.setattr(TCDepthNode, '_load', slow)
+    client, before = inner.client, inner.client.settled()
+    setter = client.ros.create_client(SetParameters, '/inner/set_parameters')
+    client.until(setter.service_is_ready, 'the service is there')
+    change = Parameter('weights', value=str(world / 'other.safetensors')).to_parameter_msg()
+    answer, shown = setter.call_async(SetParameters.Request(parameters=[change])), 0
+    while not answer.done():
+        client.show(raw(shown), CAMERA.info())
+        shown += 1
+        client.spin_for(0.1)
+        assert shown < 100, 'it never answers'
+    assert answer.result().results[0].successful
+    assert shown >= 10
+    counts = client.settled().since(before)
+    assert counts.count('frames published') >= shown - 1, counts
+
+
 def swap(weights: Path, node: str) -> Any:
     """Set the weights from a client of its own, as ``ros2 param set`` does."""
     with closing(Client('nobody')) as setter:

@@ -60,7 +60,6 @@ OUTPUT_RELIABILITY = ReliabilityPolicy.RELIABLE
 QUEUE_DEPTH = 5
 DIAGNOSTICS_PERIOD_S = 1.0
 LOG_PERIOD_S = 5.0  # of an error that repeats
-GIL_INTERVAL_S = 5e-4
 PATIENCE_S = 10.0  # with the frame at work when the node is to end
 UNUSABLE = 'unusable'  # cause of a frame that cannot be decoded
 STICKY_ERROR = 'CUDA error'  # as PyTorch begins what a process does not recover from
@@ -468,8 +467,6 @@ DYNAMIC = {
 
 def main() -> int:
     """Run the node until it is told to stop."""
-    # Weights that load beside it must not slow a frame, whose every operation asks for the GIL
-    sys.setswitchinterval(GIL_INTERVAL_S)
     rclpy.init()
     try:
         node = TCDepthNode()
