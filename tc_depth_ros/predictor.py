@@ -175,13 +175,6 @@ class DepthPredictor:
             self._view(target, disparity),
         )
 
-    def warm_up(self) -> None:
-        """Run a few frames and forget them, so that the first real one is fast."""
-        self.reset()
-        for frame in warm_up_frames():
-            self.push(frame)
-        self.reset()
-
     def _forget(self) -> None:
         self._stream.reset()
         self._pushed.clear()

@@ -232,6 +232,14 @@ def test_what_the_rectified_image_does_not_show_has_no_depth(
     assert np.array_equal(estimate.confidence == 0, ~seen)
 
 
+def test_warming_up_leaves_no_trace(synthetic_views: list[SyntheticView]) -> None:
+    warm, cold = pipeline(), pipeline()
+    warm.warm_up()
+    a, b = (push(pipe, frames(synthetic_views)[0]) for pipe in (warm, cold))
+    assert a.continuity == 'first' and a.consistency is None
+    np.testing.assert_array_equal(a.depth, b.depth)
+
+
 @pytest.mark.slow
 def test_the_first_frame_is_as_fast_as_the_others() -> None:
     """At most twice the median, once warmed up; the best of three tries on a busy machine."""

@@ -254,15 +254,6 @@ def test_out_of_memory_twice_is_an_error_from_which_it_recovers() -> None:
     assert following is not None and following.continuity == 'first'
 
 
-def test_warming_up_leaves_no_trace() -> None:
-    warm, cold = predictor(), predictor()
-    warm.warm_up()
-    a, b = warm.push(frame(0)), cold.push(frame(0))
-    assert a is not None and b is not None
-    assert a.continuity == 'first'
-    np.testing.assert_array_equal(a.depth, b.depth)
-
-
 def test_weights_load_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / 'w.safetensors'
     save_weights(file, NETWORK, INFO)

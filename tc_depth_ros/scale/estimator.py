@@ -139,7 +139,7 @@ class ScaleEstimator:
 
     def observe(self, frame: ObservedFrame) -> None:
         """
-        Take a frame; once per frame, before asking for its factor.
+        Take a frame; once per frame. What it tells shows in the factor of the frames after it.
 
         :raises ValueError: the frame is not newer than the last one
         """
