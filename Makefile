@@ -46,6 +46,6 @@ $(STAMP): setup.py training/pyproject.toml
 		"Python %d.%d has no ROS 2 wheels: choose 3.10 to 3.13, as in PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install torch==2.13.0
-	$(BIN)/python -m pip install -e '.[ros-wheels,test]' -e './training[imagenet]' \
+	$(BIN)/python -m pip install -e '.[ros-wheels,test]' -e './training[imagenet,onnx,tensorboard]' \
 		ruff==0.17.6 mypy==2.4.1
 	@touch $@

@@ -147,7 +147,7 @@ def _import_official(arguments: argparse.Namespace) -> int:
 def _topic_overrides(arguments: argparse.Namespace) -> list[str]:
     """Topics given on the command line, as settings of the configuration."""
     given = {
-        'image_topic': arguments.image,
+        'image_topics': f'[{arguments.image}]' if arguments.image else '',
         'camera_info_topic': arguments.camera_info,
         'odometry_topic': arguments.odom,
     }

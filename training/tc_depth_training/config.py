@@ -35,9 +35,35 @@ class DataConfig(_Section):
         0.1,
         0.17,
     )
-    image_topic: str = ''  # empty: the only one there is
-    camera_info_topic: str = ''
-    odometry_topic: str = ''
+    # Empty: the only camera of each bag. Else every bag gives one recording for each of these
+    # topics that it has
+    image_topics: tuple[str, ...] = ()
+    camera_info_topic: str = ''  # empty: the one beside the images
+    odometry_topic: str = ''  # empty: the only one, if there is one; none: go without
+    # Measured depth, never learned from: it says which weights are best, and their scale
+    depth_topic: str = ''  # empty: the only one, if there is one; none: go without
+    lidar_topic: str = ''
+    cache: Literal['disk', 'ram', 'none'] = 'disk'  # where decoded frames are kept
+    cache_dir: str = ''  # empty: tc_depth in the user's cache folder
+    workers: Annotated[int, Field(ge=0)] = 0  # processes that read windows; 0 is fastest from disk
+    start_method: Literal['', 'fork', 'forkserver', 'spawn'] = ''  # of workers; empty: Python's
+
+
+class ValidationConfig(_Section):
+    """What is held out to find the best weights."""
+
+    share: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # of each recording's time; 0: nothing
+    block_s: Annotated[float, Field(gt=0)] = 10.0  # at most, of one stretch held out
+    every_steps: Annotated[int, Field(ge=1)] = 500
+    # Stop after so many validations without a better one; None: never
+    patience: Annotated[int, Field(ge=1)] | None = 10
+
+
+class WatchConfig(_Section):
+    """What a run shows on the way."""
+
+    tensorboard: bool = True  # where it is installed
+    pictures_every_steps: Annotated[int, Field(ge=1)] = 500
 
 
 class NetworkConfig(_Section):
@@ -76,7 +102,13 @@ class TrainingConfig(_Section):
     network: NetworkConfig = NetworkConfig()
     loss: ObjectiveConfig = ObjectiveConfig()
     colour: ColourJitter = ColourJitter()
-    pose: Literal['learned', 'odometry'] = 'learned'
+    validation: ValidationConfig = ValidationConfig()
+    watch: WatchConfig = WatchConfig()
+    # Weights file to start from; 'default' is the embedded model; empty: ImageNet or nothing
+    init: str = ''
+    # Whose motion the losses use: a network's, the bag's, or the bag's where it fits the images,
+    # from which a network learns that is used where it does not
+    pose: Literal['learned', 'odometry', 'both'] = 'learned'
     # Learn a factor of K's focal length too, for a CameraInfo that is only roughly right
     fit_focal_length: bool = False
     # Weights file, or folder of a run with save_every_epoch; empty: no motion consistency
@@ -85,7 +117,8 @@ class TrainingConfig(_Section):
     steps: Annotated[int, Field(ge=1)] | None = 2000
     epochs: Annotated[int, Field(ge=1)] | None = None  # in place of steps
     save_every_epoch: bool = False
-    batch_size: Annotated[int, Field(ge=1)] = 4
+    save_every_steps: Annotated[int, Field(ge=1)] = 200  # the state that --resume goes on from
+    batch_size: Annotated[int, Field(ge=1)] = 4  # windows of a step, over all processes
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     schedule: Literal['cosine', 'step'] = 'cosine'
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = (15, 20)  # epochs, of schedule: step
@@ -96,8 +129,12 @@ class TrainingConfig(_Section):
     target: Literal['random', 'centre'] = 'random'
     # Share of the steps that show the network its target alone, as it is at start or after a gap
     single_frame_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    # Running mean of the weights, which is what is written; None: the weights as they are
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.999
     seed: int = 0
     device: str = 'auto'
+    # Of the networks; the losses are float32 always. auto: bfloat16 on CUDA, float32 elsewhere
+    precision: Literal['auto', 'float32', 'bfloat16', 'float16'] = 'auto'
 
     @model_validator(mode='before')
     @classmethod

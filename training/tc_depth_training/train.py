@@ -115,7 +115,7 @@ def load_windows(bags: Sequence[Path], config: TrainingConfig) -> ConcatDataset[
             bag,
             (data.height, data.width),
             odometry=config.pose == 'odometry',
-            image_topic=data.image_topic,
+            image_topic=next(iter(data.image_topics), ''),
             camera_info_topic=data.camera_info_topic,
             odometry_topic=data.odometry_topic,
         )

@@ -36,6 +36,7 @@ class ObjectiveConfig(BaseModel):
     )
     motion_weight: Annotated[float, Field(ge=0)] = 1.0  # while there is a teacher
     motion_threshold: Annotated[float, Field(gt=0)] = STATIC_THRESHOLD
+    pose_weight: Annotated[float, Field(ge=0)] = 1.0  # with pose: both
     cycle_kept: Annotated[float, Field(gt=0, le=1)] = CYCLE_KEPT
     cycle_per_image: bool = True  # False: over the batch, as in the paper's code
     scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (0, 1, 2, 3)
