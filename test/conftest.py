@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:  # tests that only read text need not wait for torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from tc_depth_training.data.recording import Recording
+    from tc_depth_training.data.windows import Batch
     from tc_depth_training.synthetic import SyntheticView
 
 REPOSITORY = Path(__file__).parents[1]
@@ -38,6 +41,12 @@ def one_thread() -> None:
     """Small tensors gain nothing from threads, and tests should not slow what runs beside them."""
     if 'torch' in sys.modules:
         sys.modules['torch'].set_num_threads(1)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what is decoded out of the user's cache, in the processes that tests start too."""
+    os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
 
 
 @pytest.fixture(scope='session')
@@ -117,6 +126,61 @@ def tensor_of(array: object) -> Tensor:
     image = np.asarray(array)
     tensor = torch.from_numpy(image).float()
     return tensor.permute(2, 0, 1)[None] / 255 if image.ndim == 3 else tensor[None, None]
+
+
+def recording_of(
+    images: NDArray, stamps_ns: NDArray, K: NDArray | None = None, poses: NDArray | None = None
+) -> Recording:
+    """Images (N, H, W, 3) as a recording in memory, of one segment."""
+    import numpy as np
+
+    from tc_depth_training.data.frame_store import RamFrames
+    from tc_depth_training.data.recording import Recording
+
+    count = len(images)
+    return Recording(
+        name='made',
+        bag=Path('made'),
+        image_topic='/image',
+        size=images.shape[1:3],
+        frames=RamFrames(images),
+        K=np.tile(np.eye(3, dtype=np.float32), (count, 1, 1)) if K is None else K,
+        stamps_ns=np.asarray(stamps_ns),
+        segment=np.zeros(count, dtype=np.int64),
+        camera=np.zeros(count, dtype=np.int64),
+        seen=None,
+        world_T_camera=poses,
+        depth_rows=np.full(count, -1),
+        depth=None,
+        left_out={},
+    )
+
+
+def recording_of_views(views: list[SyntheticView]) -> Recording:
+    """Rendered views as a recording in memory."""
+    import numpy as np
+
+    return recording_of(
+        np.stack([view.image for view in views]),
+        np.array([view.stamp_ns for view in views]),
+        np.stack([view.K for view in views]).astype(np.float32),
+        np.stack([view.world_T_camera for view in views]),
+    )
+
+
+def batch_of(recording: Recording, *windows: tuple[int, int, int]) -> Batch:
+    """These windows of a recording, images as float."""
+    import numpy as np
+
+    from tc_depth_training.data.windows import WindowDataset, Windows
+
+    indices = np.array(windows)
+    poses = recording.world_T_camera
+    posed = np.full(len(indices), poses is not None)
+    if poses is not None:
+        posed &= np.isfinite(poses[indices]).all(axis=(1, 2, 3))
+    dataset = WindowDataset([recording], [Windows(indices, posed)])
+    return dataset.__getitems__(range(len(indices))).to('cpu')
 
 
 def one_by_one(operator: Callable[..., Tensor], *batches: Tensor) -> Tensor:

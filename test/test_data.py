@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import shared_bag, tensor_of
+from conftest import batch_of, recording_of, recording_of_views, shared_bag, tensor_of
 from numpy.typing import NDArray
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -21,15 +21,13 @@ from rosbags.typesys import Stores, get_typestore
 from tc_depth_ros.geometry.reprojection import warp
 from tc_depth_ros.geometry.transform import invert_transform
 from tc_depth_training.bag_writer import write_bag
-from tc_depth_training.config import ConfigError, load_config
-from tc_depth_training.data.augmentation import ColourJitter, flip, jitter_colours, turn_hue
 from tc_depth_training.data.bag import ODOMETRY, Bag, BagError, CameraTopics
-from tc_depth_training.data.recording import Recording, read_recording
+from tc_depth_training.data.load import read_recording
+from tc_depth_training.data.recording import Recording
 from tc_depth_training.data.trajectory import Trajectory
-from tc_depth_training.data.windows import Batch, WindowDataset, find_windows, join
+from tc_depth_training.data.windows import Batch, WindowDataset, Windows, find_windows
 from tc_depth_training.inspect import inspect_bag
 from tc_depth_training.losses.photometric import photometric_error
-from tc_depth_training.step import augmented
 from tc_depth_training.synthetic import SyntheticView
 
 SECOND = 1_000_000_000
@@ -100,9 +98,8 @@ def recording(
     if without_pose is not None:
         poses = np.tile(np.eye(4), (len(stamps_s), 1, 1))
         poses[list(without_pose)] = np.nan
-    K = np.tile(np.eye(3, dtype=np.float32), (len(stamps_s), 1, 1))
     stamps_ns = (stamps_s * SECOND).round().astype(np.int64)
-    return Recording(images.astype(np.uint8), K, stamps_ns, poses)
+    return recording_of(images.astype(np.uint8), stamps_ns, poses=poses)
 
 
 @pytest.mark.parametrize('step_s', [0.1, 0.3])
@@ -149,10 +146,16 @@ def test_windows_of_a_camera_that_stands_still_are_counted_and_left_out() -> Non
 
 
 def test_windows_without_a_pose_are_counted_and_left_out() -> None:
-    windows = find_windows(recording(np.arange(10) / 10, without_pose=(5,)), [0.1])
+    frames = recording(np.arange(10) / 10, without_pose=(5,))
+    windows = find_windows(frames, [0.1], pose_required=True)
     assert windows.indices[:, 0].tolist() == [0, 1, 2, 6, 7]
+    assert windows.posed.all()
     assert windows.without_pose == 3
     assert windows.static == 0
+    kept = find_windows(frames, [0.1])
+    assert kept.indices[:, 0].tolist() == list(range(8))
+    assert np.flatnonzero(~kept.posed).tolist() == [3, 4, 5]
+    assert kept.without_pose == 0
 
 
 # Batches
@@ -160,17 +163,13 @@ def test_windows_without_a_pose_are_counted_and_left_out() -> None:
 
 def room(views: list[SyntheticView], origin: tuple[float, ...] = (0, 0, 0)) -> Recording:
     """The synthetic room, which may stand far from the map's origin."""
-    poses = np.stack([view.world_T_camera for view in views])
-    poses[:, :3, 3] += origin
-    return Recording(
-        np.stack([view.image for view in views]),
-        np.stack([view.K for view in views]).astype(np.float32),
-        np.array([view.stamp_ns for view in views]),
-        poses,
-    )
+    moved = [replace(v, world_T_camera=v.world_T_camera.copy()) for v in views]
+    for view in moved:
+        view.world_T_camera[:3, 3] += origin
+    return recording_of_views(moved)
 
 
-WINDOW = np.array([[0, 4, 8]])
+WINDOW = (0, 4, 8)
 
 
 def error_of(batch: Batch, depth: torch.Tensor, target: int, source: int) -> float:
@@ -183,12 +182,12 @@ def error_of(batch: Batch, depth: torch.Tensor, target: int, source: int) -> flo
 
 @pytest.fixture(scope='module')
 def batch(synthetic_views: list[SyntheticView]) -> Batch:
-    return WindowDataset(room(synthetic_views), WINDOW)[0]
+    return batch_of(room(synthetic_views), WINDOW)
 
 
 @pytest.fixture(scope='module')
 def depth(synthetic_views: list[SyntheticView]) -> torch.Tensor:
-    return torch.stack([tensor_of(synthetic_views[i].depth)[0] for i in WINDOW[0]])[None]
+    return torch.stack([tensor_of(synthetic_views[i].depth)[0] for i in WINDOW])[None]
 
 
 @pytest.mark.parametrize(('target', 'source'), [(0, 1), (1, 0), (1, 2), (2, 0)])
@@ -199,131 +198,32 @@ def test_a_window_carries_images_intrinsics_and_poses_that_fit(
     assert error_of(batch, depth, target, source) < 0.005
 
 
-@pytest.mark.parametrize(('target', 'source'), [(0, 1), (1, 0), (1, 2), (2, 0)])
-def test_a_mirrored_window_is_as_true(batch, depth, target, source) -> None:
-    mirrored = flip(batch)
-    assert torch.equal(mirrored.images, batch.images.flip(-1))
-    error = error_of(mirrored, depth.flip(-1), target, source)
-    assert error < 0.005
-    without_K = replace(mirrored, K=batch.K)
-    without_poses = replace(mirrored, world_T_camera=batch.world_T_camera)
-    for half_done in (without_K, without_poses):
-        assert error_of(half_done, depth.flip(-1), target, source) > 2 * error
-
-
-def test_mirroring_twice_gives_the_window_back(batch) -> None:
-    twice = flip(flip(batch))
-    assert torch.equal(twice.images, batch.images)
-    torch.testing.assert_close(twice.K, batch.K)
-    torch.testing.assert_close(twice.world_T_camera, batch.world_T_camera)
-    assert flip(replace(batch, world_T_camera=None)).world_T_camera is None
-
-
 def test_far_from_the_maps_origin_poses_stay_precise(synthetic_views, batch) -> None:
-    far = WindowDataset(room(synthetic_views, (5e5, 4e6, 100)), WINDOW)[0]
+    far = batch_of(room(synthetic_views, (5e5, 4e6, 100)), WINDOW)
     torch.testing.assert_close(far.world_T_camera, batch.world_T_camera, rtol=0, atol=1e-6)
 
 
-def test_joined_windows_stand_in_order_and_need_all_their_poses(synthetic_views) -> None:
-    dataset = WindowDataset(room(synthetic_views), np.array([[0, 1, 2], [3, 4, 5]]))
-    assert len(dataset) == 2
-    joined = join([dataset[0], dataset[1]])
-    assert torch.equal(joined.images[1], dataset[1].images[0])
-    assert torch.equal(joined.world_T_camera[1], dataset[1].world_T_camera[0])
-    assert joined.K.shape == (2, 3, 3)
-    assert join([dataset[0], replace(dataset[1], world_T_camera=None)]).world_T_camera is None
-
-
-# Colours
-
-
-def jitter(images: torch.Tensor, strength: float = 0.2, seed: int = 0) -> torch.Tensor:
-    colour = ColourJitter(strength=strength)
-    return jitter_colours(images, colour, torch.Generator().manual_seed(seed))
-
-
-def test_all_frames_of_a_window_get_the_same_colours_and_windows_get_their_own() -> None:
-    frame = torch.rand(1, 1, 3, 8, 8, generator=torch.manual_seed(0)) * 0.5
-    jittered = jitter(frame.expand(2, 3, 3, 8, 8))
-    torch.testing.assert_close(jittered[:, :1].expand_as(jittered), jittered)
-    assert (jittered[0] - jittered[1]).abs().max() > 0.01
-
-
-def test_colours_stay_between_black_and_white(batch) -> None:
-    jittered = jitter(batch.images.expand(8, -1, -1, -1, -1), strength=0.5)
-    assert jittered.shape == (8, 3, 3, 240, 320)
-    assert jittered.min() >= 0
-    assert jittered.max() <= 1
-
-
-def test_frames_can_get_colours_of_their_own() -> None:
-    frame = torch.rand(1, 1, 3, 8, 8, generator=torch.manual_seed(0)) * 0.5
-    colour = ColourJitter(per_frame=True)
-    jittered = jitter_colours(frame.expand(1, 3, 3, 8, 8), colour, torch.manual_seed(1))
-    assert (jittered[0, 0] - jittered[0, 1]).abs().max() > 0.01
-
-
-def test_some_windows_can_keep_their_colours() -> None:
-    images = torch.rand(400, 1, 3, 2, 2, generator=torch.manual_seed(0)) * 0.5
-    jittered = jitter_colours(images, ColourJitter(probability=0.25), torch.manual_seed(1))
-    kept = (jittered == images).flatten(1).all(dim=1)
-    assert 0.65 < kept.double().mean() < 0.85
-
-
-def test_a_third_of_the_circle_turns_red_into_green_and_leaves_grey() -> None:
-    red_and_grey = torch.tensor([[1.0, 0.3], [0.0, 0.3], [0.0, 0.3]])[None, None, :, None]
-    turned = turn_hue(red_and_grey, torch.tensor([[1 / 3]]))
-    expected = torch.tensor([[0.0, 0.3], [1.0, 0.3], [0.0, 0.3]])[None, None, :, None]
-    torch.testing.assert_close(turned, expected)
-    assert not torch.equal(
-        jitter_colours(red_and_grey, ColourJitter(strength=0, hue=0.1), torch.manual_seed(0)),
-        red_and_grey,
+def test_a_batch_holds_the_windows_asked_for_in_their_order(synthetic_views) -> None:
+    frames = replace(room(synthetic_views), name='first')
+    frames.world_T_camera[5] = np.nan
+    found = Windows(np.array([[0, 1, 2], [3, 4, 5]]), np.array([True, False]))
+    other = Windows(np.array([[6, 7, 8]]), np.array([True]))
+    dataset = WindowDataset([frames, room(synthetic_views)], [found, other])
+    assert len(dataset) == 3
+    asked = dataset.__getitems__([2, 1, 0])
+    assert asked.images.dtype == torch.uint8 and asked.images.is_contiguous()
+    assert asked.window.tolist() == [2, 1, 0] and asked.recording.tolist() == [1, 0, 0]
+    for place, views in enumerate((synthetic_views[6:9], synthetic_views[3:6])):
+        expected = np.stack([view.image for view in views]).transpose(0, 3, 1, 2)
+        np.testing.assert_array_equal(asked.images[place], expected)
+    assert asked.posed.tolist() == [True, False, True]
+    assert torch.equal(asked.world_T_camera[1], torch.eye(4).expand(3, 4, 4))
+    first_T_last = np.linalg.inv(synthetic_views[6].world_T_camera) @ (
+        synthetic_views[8].world_T_camera
     )
-
-
-def test_brightness_varies_by_up_to_the_strength_both_ways() -> None:
-    # What is grey all over has no contrast and no saturation to vary
-    factors = jitter(torch.full((400, 1, 3, 1, 1), 0.5)).flatten(1) / 0.5
-    torch.testing.assert_close(factors[:, :1].expand_as(factors), factors)
-    assert 0.8 <= factors.min() < 0.82
-    assert 1.18 < factors.max() <= 1.2
-
-
-def test_contrast_and_saturation_vary_too() -> None:
-    images = torch.full((400, 1, 3, 1, 2), 0.4)
-    images[..., 1] = 0.6
-    dark, light = jitter(images)[:, 0, 0, 0].T
-    contrast = (light - dark) / (light + dark) / 0.2
-    assert 0.79 < contrast.min() < 0.82
-    assert 1.18 < contrast.max() < 1.21
-    # Contrast acts on colours too: 0.8 * 0.8 to 1.2 * 1.2 together
-    red = torch.tensor([0.6, 0.4, 0.4]).view(1, 1, 3, 1, 1).expand(400, 1, 3, 1, 1)
-    r, g, _ = jitter(red)[:, 0, :, 0, 0].T
-    both = (r - g) / (0.299 * r + 0.701 * g) / (0.2 / (0.299 * 0.6 + 0.701 * 0.4))
-    assert 0.63 < both.min() < 0.72
-    assert 1.36 < both.max() < 1.45
-
-
-def test_the_same_seed_gives_the_same_colours_and_no_strength_none(batch) -> None:
-    assert torch.equal(jitter(batch.images, seed=3), jitter(batch.images, seed=3))
-    assert not torch.equal(jitter(batch.images, seed=3), jitter(batch.images, seed=4))
-    torch.testing.assert_close(jitter(batch.images, strength=0.0), batch.images)
-
-
-def test_only_the_network_sees_varied_colours_and_half_of_the_batches_are_mirrored(batch) -> None:
-    generator = torch.Generator().manual_seed(0)
-    small = replace(batch, images=batch.images[..., ::8, ::8])
-    mirrored = 0
-    for _ in range(40):
-        true, seen = augmented(small, ColourJitter(), generator)
-        assert not torch.equal(seen, true.images)
-        flipped = torch.equal(true.images, small.images.flip(-1))
-        assert flipped or torch.equal(true.images, small.images)
-        mirrored += flipped
-    assert 10 < mirrored < 30
-
-
-# Bags
+    np.testing.assert_allclose(asked.world_T_camera[0, 2], first_T_last, atol=1e-6)
+    assert asked.seen.all() and asked.seen.shape == (3, 1, 240, 320)
+    assert torch.equal(asked.to('cpu').images, asked.images.float() / 255)
 
 
 def merge(path: Path, *parts: tuple[Path, str]) -> Path:
@@ -450,7 +350,8 @@ def test_a_recording_is_read_at_training_size_with_its_intrinsics_and_poses(
     bags, synthetic_views
 ) -> None:
     recording = read_recording(bags['left'], (120, 192), odometry=True)
-    assert recording.images.shape == (9, 120, 192, 3)
+    assert len(recording.frames) == 9 and recording.size == (120, 192)
+    assert recording.frames.read(np.array([8, 0])).shape == (2, 120, 192, 3)
     assert recording.stamps_ns.tolist() == [view.stamp_ns for view in synthetic_views]
     first = synthetic_views[0]
     fx, cx, fy, cy = first.K[0, 0], first.K[0, 2], first.K[1, 1], first.K[1, 2]
@@ -469,7 +370,8 @@ def test_frames_out_of_order_and_twice_are_sorted_out(synthetic_views, tmp_path)
     write_bag(tmp_path / 'bag', shuffled, image_format='png')
     recording = read_recording(tmp_path / 'bag', (240, 320), odometry=False)
     assert recording.stamps_ns.tolist() == [view.stamp_ns for view in synthetic_views[:3]]
-    np.testing.assert_array_equal(recording.images, [view.image for view in synthetic_views[:3]])
+    images = recording.frames.read(np.arange(3))
+    np.testing.assert_array_equal(images, [view.image for view in synthetic_views[:3]])
     assert recording.world_T_camera is None
 
 
@@ -558,67 +460,3 @@ def test_a_real_recording_gives_its_first_frame(name, size, fx) -> None:
     assert frame.size == size
     assert frame.K[0, 0] == pytest.approx(fx, abs=1)
     assert frame.image.std() > 20
-
-
-# Configuration
-
-
-def test_without_a_file_the_defaults_hold_and_numbers_may_be_written_as_people_do() -> None:
-    config = load_config(
-        None, ['learning_rate=1e-4', 'data.time_steps_s=[0.2]', 'network.name=paper']
-    )
-    assert config.learning_rate == 1e-4
-    assert config.data.time_steps_s == (0.2,)
-    assert config.network.name == 'paper'
-    assert config.data.height == load_config(None).data.height
-
-
-def test_an_override_wins_over_the_file(tmp_path) -> None:
-    path = tmp_path / 'run.yaml'
-    path.write_text('steps: 7\ndata: {height: 64, width: 96}\n')
-    config = load_config(path, ['data.height=32'])
-    assert (config.steps, config.data.height, config.data.width) == (7, 32, 96)
-
-
-def test_all_mistakes_of_a_file_are_listed_at_once(tmp_path) -> None:
-    path = tmp_path / 'run.yaml'
-    path.write_text('data: {hieght: 64, width: 33}\nstep: 7\npose: magic\nbatch_size: 0\n')
-    with pytest.raises(ConfigError) as caught:
-        load_config(path)
-    message = str(caught.value)
-    assert str(path) in message
-    for mistake in ('data.hieght', 'data.width', 'step:', 'pose', 'batch_size', '5 mistakes'):
-        assert mistake in message
-
-
-@pytest.mark.parametrize(
-    ('override', 'message'),
-    [
-        ('steps', "expected 'key=value'"),
-        ('steps=many', 'steps: .*integer'),
-        ('data.hieght=64', r'data\.hieght'),
-        ('pose.kind=learned', "'pose' is a value, not a section"),
-        ('steps=[1', 'steps'),
-        ('data.time_steps_s=[0.0]', r'data\.time_steps_s'),
-        ('data.time_steps_s=[-0.1]', r'data\.time_steps_s'),
-    ],
-)
-def test_a_wrong_override_is_answered_by_its_name(tmp_path, override, message) -> None:
-    path = tmp_path / 'run.yaml'
-    path.write_text('pose: learned\n')
-    with pytest.raises(ConfigError, match=message):
-        load_config(path, [override])
-
-
-@pytest.mark.parametrize('text', ['data: [1', '- 1', 'just words'])
-@pytest.mark.parametrize('overrides', [[], ['steps=3']])
-def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path, text, overrides) -> None:
-    path = tmp_path / 'run.yaml'
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=r'run\.yaml'):
-        load_config(path, overrides)
-
-
-def test_a_missing_file_is_named(tmp_path) -> None:
-    with pytest.raises(ConfigError, match=r'none\.yaml does not exist'):
-        load_config(tmp_path / 'none.yaml')

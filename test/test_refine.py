@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import batch_of
 from test_network import TINY, lively
 
 from tc_depth_ros.geometry.depth import depth_from_disparity
@@ -19,12 +20,12 @@ from tc_depth_ros.predictor import DEFAULT_WEIGHTS
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
 from tc_depth_training.data.bag import BagError
-from tc_depth_training.data.recording import read_recording
-from tc_depth_training.data.windows import WindowDataset, find_windows, join
+from tc_depth_training.data.load import read_recording
+from tc_depth_training.data.windows import find_windows
 from tc_depth_training.losses.photometric import photometric_error
 from tc_depth_training.refine import RefineConfig, refine_frames, refine_sequence, window_around
+from tc_depth_training.starting_model import start_at_depth
 from tc_depth_training.synthetic import SyntheticView, render_recording
-from tc_depth_training.train import start_at_depth
 
 SIZE = (48, 64)
 VIEWS = 9
@@ -56,10 +57,9 @@ def rebuilding_error(bag: Path, weights: Path) -> float:
     loaded = load_weights(weights)
     size = (loaded.info.input_height, loaded.info.input_width)
     recording = read_recording(bag, size, odometry=True)
-    dataset = WindowDataset(recording, find_windows(recording, [0.1]).indices)
-    batch = join([dataset[i] for i in range(len(dataset))])
+    batch = batch_of(recording, *find_windows(recording, [0.1]).indices)
+    assert batch.posed.all()
     poses = batch.world_T_camera
-    assert poses is not None
     with torch.no_grad():
         disparity = loaded.network(batch.images, batch.K).disparities[0][:, 1]
         depth = depth_from_disparity(disparity, TINY.min_depth, TINY.max_depth)
@@ -123,7 +123,7 @@ def test_without_a_step_each_frame_is_as_its_window_says(
     files = sorted((tmp_path / 'depth').iterdir(), key=lambda path: int(path.stem))
     assert count == VIEWS and [int(f.stem) for f in files] == [v.stamp_ns for v in views]
     recording = read_recording(bag, SIZE, odometry=False)
-    batch = WindowDataset(recording, np.array([[3, 4, 5]]))[0]
+    batch = batch_of(recording, (3, 4, 5))
     with torch.inference_mode():
         disparity = load_weights(weights).network(batch.images, batch.K).disparities[0][0, 1, 0]
     depth = np.load(files[4])

@@ -53,7 +53,11 @@ class CameraModel:
         :raises ValueError: no focal length, a ROI that leaves the image, a distortion model that
             is not known, or coefficients or a rotation that are none
         """
-        calibration = Calibration.from_message(camera_info)
+        return cls.from_calibration(Calibration.from_message(camera_info), rectify)
+
+    @classmethod
+    def from_calibration(cls, calibration: Calibration, rectify: bool) -> CameraModel:
+        """Do as :meth:`from_message` does, for what a message says."""
         _check_roi(calibration)
         K = _reduced(_rectified_intrinsics(calibration), calibration)
         raw_K = np.array(calibration.k).reshape(3, 3)

@@ -25,8 +25,9 @@ from tc_depth_ros.frames.preprocessing import network_size
 from tc_depth_ros.network.checkpoint import Weights, load_weights, save_weights
 from tc_depth_ros.predictor import full_size_depth
 from tc_depth_training.data.bag import ODOMETRY, Bag, BagError, CameraTopics
-from tc_depth_training.data.recording import Recording, read_recording
-from tc_depth_training.data.windows import FRAMES, Batch, WindowDataset, find_windows, join
+from tc_depth_training.data.load import read_recording
+from tc_depth_training.data.recording import Recording
+from tc_depth_training.data.windows import FRAMES, Batch, WindowDataset, Windows, find_windows
 from tc_depth_training.losses.objective import ObjectiveConfig
 from tc_depth_training.step import TrainingModel
 
@@ -63,13 +64,13 @@ def refine_sequence(
     :raises WeightsError: the weights cannot be used
     """
     job = _load(bag, weights, image, info)
-    windows = find_windows(job.recording, [config.time_step_s])
-    if not len(windows.indices):
+    windows = find_windows(job.recording, [config.time_step_s], job.weights.pose_net is None)
+    if not len(windows):
         raise BagError(
             f'{bag} has no usable window of {config.time_step_s:g} s ({windows.static} are '
             'static): choose another --time-step, and see tc-depth inspect'
         )
-    dataset = WindowDataset(job.recording, windows.indices)
+    dataset = WindowDataset([job.recording], [windows])
     model = _model(job.weights, config)
     batches = _random_batches(dataset, config)
     _adapt(model, tqdm(batches, 'refining', config.steps, unit='step'), config)
@@ -87,7 +88,8 @@ def refine_frames(
     """
     Refine weights for each frame alone, from the start, and write ``depth/STAMP.npy`` of it.
 
-    :return: how many frames were written; float32, m, (H, W), as tc-depth predict does
+    :return: how many frames were written; float32, m, (H, W), as tc-depth predict does. Frames
+        without neighbours, or without a pose where nothing else says how they move, are not.
     :raises BagError: fewer than three frames, or neither pose network nor odometry
     :raises WeightsError: the weights cannot be used
     """
@@ -97,9 +99,13 @@ def refine_frames(
         raise BagError(f'{bag} has {len(stamps_ns)} frames; {FRAMES} are needed')
     folder = out / 'depth'
     folder.mkdir(parents=True, exist_ok=True)
+    written = 0
     for target in tqdm(range(len(stamps_ns)), 'refining', unit='frame'):
-        window = window_around(stamps_ns, target, config.time_step_s)
-        batch = WindowDataset(job.recording, window[None])[0]
+        window = _window(job, target, config.time_step_s)
+        if window is None:
+            continue
+        windows = Windows(window[None], np.array([_posed(job.recording, window)]))
+        batch = WindowDataset([job.recording], [windows])[0].to('cpu')
         model = _model(job.weights, config)
         position = int(np.flatnonzero(window == target)[0])
         _adapt(model, [batch] * config.steps, config, position)
@@ -107,7 +113,8 @@ def refine_frames(
             disparity = model.network(batch.images, batch.K).disparities[0][0, position, 0]
         depth = full_size_depth(disparity.numpy(), job.camera_size, job.weights.info)
         np.save(folder / f'{stamps_ns[target]}.npy', depth)
-    return len(stamps_ns)
+        written += 1
+    return written
 
 
 def window_around(stamps_ns: NDArray[np.int64], target: int, step_s: float) -> NDArray[np.int64]:
@@ -130,6 +137,23 @@ def window_around(stamps_ns: NDArray[np.int64], target: int, step_s: float) -> N
     elif after > last:
         before, after = min(nearest(-2 * step_ns), before - 1), before
     return np.array(sorted({before, target, after}), dtype=np.int64)
+
+
+def _window(job: _Job, target: int, step_s: float) -> NDArray[np.int64] | None:
+    """Indices of the window around a frame; None where it has no neighbours, or no motion."""
+    recording = job.recording
+    start, end = np.searchsorted(recording.segment, recording.segment[target] + np.arange(2))
+    if end - start < FRAMES:
+        return None
+    window = start + window_around(recording.stamps_ns[start:end], target - int(start), step_s)
+    if job.weights.pose_net is None and not _posed(recording, window):
+        return None
+    return np.asarray(window)
+
+
+def _posed(recording: Recording, window: NDArray[np.int64]) -> bool:
+    poses = recording.world_T_camera
+    return poses is not None and bool(np.isfinite(poses[window]).all())
 
 
 def _load(bag: Path, weights: Path, image: str, info: str) -> _Job:
@@ -161,7 +185,10 @@ def _check_motion(bag: Bag, loaded: Weights, weights: Path, camera: CameraTopics
 def _model(weights: Weights, config: RefineConfig) -> TrainingModel:
     """A copy of the networks with the losses, its BatchNorm frozen: statistics and affine part."""
     model = TrainingModel(
-        copy.deepcopy(weights.network), copy.deepcopy(weights.pose_net), config.loss
+        copy.deepcopy(weights.network),
+        copy.deepcopy(weights.pose_net),
+        config.loss,
+        'odometry' if weights.pose_net is None else 'learned',
     ).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -177,14 +204,11 @@ def _adapt(
 ) -> None:
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(learning, config.learning_rate)
-    # The auto-mask breaks ties by chance: the same chance for every frame and every run
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        for batch in batches:
-            loss = model(batch, batch.images, target, False).total
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+    for batch in batches:
+        loss = model(batch, batch.images, target, False).total
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
 
 
 def _random_batches(dataset: WindowDataset, config: RefineConfig) -> Iterator[Batch]:
@@ -192,4 +216,4 @@ def _random_batches(dataset: WindowDataset, config: RefineConfig) -> Iterator[Ba
     count = min(config.batch_size, len(dataset))
     for _ in range(config.steps):
         chosen = torch.randperm(len(dataset), generator=generator)[:count]
-        yield join([dataset[int(index)] for index in chosen])
+        yield dataset.__getitems__(chosen.tolist()).to('cpu')

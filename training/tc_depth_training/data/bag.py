@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,50 +18,46 @@ from rosbags.typesys import Stores, get_typestore
 from tc_depth_ros.frames.camera import CameraModel
 from tc_depth_ros.frames.decoder import FrameDecoder, is_rectified
 from tc_depth_ros.frames.frame import Frame, decode_depth, stamp_ns
+from tc_depth_training.data.pairing import CameraInfoPairing, Pair
 from tc_depth_training.data.point_cloud import decode_points
 from tc_depth_training.data.static_transforms import StaticTransforms
+from tc_depth_training.data.topics import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    IMAGE,
+    NO_TOPIC,
+    ODOMETRY,
+    POINT_CLOUD,
+    STATIC_TRANSFORMS,
+    BagDamaged,
+    BagError,
+    CameraTopics,
+    Topic,
+    choose,
+    info_beside,
+    is_depth,
+)
 from tc_depth_training.data.trajectory import Trajectory
 
-IMAGE = 'sensor_msgs/msg/Image'
-COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
-CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
-ODOMETRY = 'nav_msgs/msg/Odometry'
-POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
-STATIC_TRANSFORMS = '/tf_static'
-NO_TOPIC = 'none'  # in place of a topic: go without
-DEPTH_ENCODINGS = ('16UC1', '32FC1', 'mono16')
-
-
-class BagError(ValueError):
-    """A bag that cannot be used as asked; the message names the remedy."""
-
-
-@dataclass(frozen=True)
-class Topic:
-    """One topic of a bag."""
-
-    name: str
-    type: str
-    count: int  # messages
-    detail: str  # the encoding of an image topic, else ''
-
-    @property
-    def is_depth(self) -> bool:
-        """Whether this is an image of depths rather than of colours."""
-        return self.detail in DEPTH_ENCODINGS or 'compressedDepth' in self.detail
-
-    @property
-    def is_camera(self) -> bool:
-        """Whether this is an image topic to train on."""
-        return self.type in (IMAGE, COMPRESSED_IMAGE) and not self.is_depth
+__all__ = [
+    'NO_TOPIC',
+    'ODOMETRY',
+    'Bag',
+    'BagDamaged',
+    'BagError',
+    'CameraTopics',
+    'DepthMap',
+    'PointCloud',
+    'Received',
+]
 
 
 @dataclass(frozen=True)
-class CameraTopics:
-    """Where a camera's images and intrinsics are."""
+class Received:
+    """One message, as it was recorded."""
 
-    image: str
-    camera_info: str
+    topic: str
+    message: Any
 
 
 @dataclass(frozen=True)
@@ -92,14 +89,14 @@ class Bag:
                 [self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY)
             )
         except (AnyReaderError, OSError) as error:
-            raise BagError(f'{self.path} is not a bag that can be read: {error}') from error
+            raise _unreadable(self.path, error) from error
 
     def __enter__(self) -> Bag:
         """Open the bag."""
         try:
             self._reader.open()
         except Exception as error:  # rosbags raises a class of its own per storage
-            raise BagError(f'{self.path} is not a bag that can be read: {error}') from error
+            raise _unreadable(self.path, error) from error
         return self
 
     def __exit__(
@@ -118,11 +115,17 @@ class Bag:
 
     def topics(self) -> list[Topic]:
         """All topics with messages, sorted by name."""
-        found = [
-            Topic(c.topic, c.msgtype, c.msgcount, self._image_detail(c))
-            for c in self._reader.connections
-            if c.msgcount
-        ]
+        return list(self._topics)
+
+    @cached_property
+    def _topics(self) -> list[Topic]:
+        used = [c for c in self._reader.connections if c.msgcount]
+        infos = [c.topic for c in used if c.msgtype == CAMERA_INFO]
+        found = []
+        for c in used:
+            detail = self._image_detail(c)
+            of_depth = is_depth(c.topic, detail, infos)
+            found.append(Topic(c.topic, c.msgtype, c.msgcount, detail, of_depth))
         return sorted(found, key=lambda topic: topic.name)
 
     def find_camera(self, image: str = '', camera_info: str = '') -> CameraTopics:
@@ -134,17 +137,16 @@ class Bag:
         images = [t.name for t in self.topics() if t.is_camera]
         # A camera recorded raw and compressed is one camera
         twins = [f'{name}/compressed' for name in images]
-        chosen = _choose(self.path, 'image', [n for n in images if n not in twins], image)
+        chosen = choose(self.path, 'image', [n for n in images if n not in twins], image)
         infos = [t.name for t in self.topics() if t.type == CAMERA_INFO]
-        beside = f'{chosen.removesuffix("/compressed").rpartition("/")[0]}/camera_info'
-        if not camera_info and beside in infos:
-            camera_info = beside
-        return CameraTopics(chosen, _choose(self.path, 'camera_info', infos, camera_info))
+        if not camera_info and info_beside(chosen) in infos:
+            camera_info = info_beside(chosen)
+        return CameraTopics(chosen, choose(self.path, 'camera_info', infos, camera_info))
 
     def find(self, kind: str, message_type: str, name: str = '') -> str:
         """Find the only topic of a type, or check the one named; raises BagError."""
         names = [t.name for t in self.topics() if t.type == message_type]
-        return _choose(self.path, kind, names, name)
+        return choose(self.path, kind, names, name)
 
     def frames(self, camera: CameraTopics) -> Iterator[Frame]:
         """
@@ -155,15 +157,50 @@ class Bag:
         :raises ValueError: an image or CameraInfo cannot be decoded, or they do not fit
         """
         decoder = FrameDecoder(rectify=not is_rectified(camera.image))
-        infos = [message for message in self._messages(camera.camera_info)]
-        stamps = np.array([stamp_ns(info.header) for info in infos])
-        for message in self._messages(camera.image):
-            nearest = int(np.abs(stamps - stamp_ns(message.header)).argmin())
-            yield decoder.decode(message, infos[nearest])
+        for pair in self.read(camera):
+            if isinstance(pair, Pair):
+                yield decoder.decode(pair.image, pair.camera_info)
+
+    def read(
+        self, camera: CameraTopics, others: Collection[str] = ()
+    ) -> Iterator[Pair | Received]:
+        """
+        Read a camera's images with their CameraInfos, and other topics beside, in one pass.
+
+        :raises BagDamaged: after all that could be read
+        """
+        pairing = CameraInfoPairing(self.first(camera.camera_info))
+        try:
+            for log_ns, topic, message in self._recorded({*camera.topics, *others}):
+                if topic == camera.image:
+                    pairing.add_image(message, log_ns)
+                elif topic == camera.camera_info:
+                    pairing.add_info(message)
+                else:
+                    yield Received(topic, message)
+                yield from pairing.settled()
+        except BagDamaged:
+            yield from pairing.rest()
+            raise
+        yield from pairing.rest()
+
+    def first(self, topic: str) -> Any:
+        """The first message of a topic that has some."""
+        return next(self._messages(topic))
+
+    def image_at(self, topic: str, log_ns: int, image_stamp_ns: int) -> Any:
+        """The image that was recorded at log_ns with this header stamp; raises BagError."""
+        for _, _, message in self._recorded({topic}, log_ns, log_ns + 1):
+            if stamp_ns(message.header) == image_stamp_ns:
+                return message
+        raise BagError(
+            f'{self.path} no longer has the image of {topic} stamped {image_stamp_ns}: it changed '
+            'since the run began'
+        )
 
     def camera_model(self, camera: CameraTopics) -> CameraModel:
         """How the first frame is rectified; raises ValueError as :meth:`frames` does."""
-        camera_info = next(self._messages(camera.camera_info))
+        camera_info = self.first(camera.camera_info)
         return CameraModel.from_message(camera_info, rectify=not is_rectified(camera.image))
 
     def find_optional(self, kind: str, wanted: str = '') -> str:
@@ -181,12 +218,12 @@ class Bag:
         }[kind]
         if wanted == NO_TOPIC or not (names or wanted):
             return ''
-        return _choose(self.path, kind, names, wanted)
+        return choose(self.path, kind, names, wanted)
 
     def depth_maps(self, topic: str = '') -> Iterator[DepthMap]:
         """Decode a depth topic: the one named, or the only one; raises BagError."""
         topics = {t.name: t for t in self.topics() if t.is_depth}
-        chosen = _choose(self.path, 'depth', list(topics), topic)
+        chosen = choose(self.path, 'depth', list(topics), topic)
         if topics[chosen].type == COMPRESSED_IMAGE:
             raise BagError(
                 f'{chosen} of {self.path} is compressed depth, which is not read here: republish '
@@ -236,31 +273,42 @@ class Bag:
         return found
 
     def _messages(self, topic: str) -> Iterator[Any]:
-        connections = [c for c in self._reader.connections if c.topic == topic]
+        for _, _, message in self._recorded({topic}):
+            yield message
+
+    def _recorded(
+        self, topics: Collection[str], start: int | None = None, stop: int | None = None
+    ) -> Iterator[tuple[int, str, Any]]:
+        """When each message was recorded, in ns; its topic; and itself."""
+        connections = [c for c in self._reader.connections if c.topic in topics]
         if not connections:
             return  # the reader would take none for all
-        try:
-            for connection, _, raw in self._reader.messages(connections):
-                yield self._reader.deserialize(raw, connection.msgtype)
-        except Exception as error:  # as above: whatever the storage and its compression raise
-            raise BagError(f'{self.path} is damaged within {topic}: {error}') from error
+        recorded = self._reader.messages(connections, start, stop)
+        while True:
+            # Only what is read: what a caller raises at a message is no damage of the bag
+            try:
+                connection, log_ns, raw = next(recorded)
+                message = self._reader.deserialize(raw, connection.msgtype)
+            except StopIteration:
+                return
+            except Exception as error:  # as above: whatever storage and compression raise
+                listed = ', '.join(sorted(topics))
+                raise BagDamaged(f'{self.path} is damaged within {listed}: {error}') from error
+            yield log_ns, connection.topic, message
 
     def _image_detail(self, connection: Connection) -> str:
         if connection.msgtype not in (IMAGE, COMPRESSED_IMAGE):
             return ''
-        message = next(self._messages(connection.topic))
+        message = self.first(connection.topic)
         return str(message.encoding if connection.msgtype == IMAGE else message.format)
 
 
-def _choose(path: Path, kind: str, names: list[str], wanted: str) -> str:
-    option = f'--{kind.replace("_", "-")}'
-    listed = ', '.join(names) or 'none'
-    if wanted and wanted not in names:
-        raise BagError(f"{path} has no {kind} topic '{wanted}'; there are: {listed}")
-    if not wanted and len(names) != 1:
-        raise BagError(
-            f'{path} has {len(names)} {kind} topics ({listed}): choose one with {option} TOPIC'
-            if names
-            else f'{path} has no {kind} topic: record one'
-        )
-    return wanted or names[0]
+def _unreadable(path: Path, error: Exception) -> BagError:
+    """Say what may mend a bag that cannot be opened, which is most often one cut short."""
+    remedy = 'give the folder of a ROS 2 bag, or its MCAP or sqlite3 file'
+    data = [path] if path.is_file() else sorted(path.glob('*.mcap'))
+    if path.is_dir() and not (path / 'metadata.yaml').exists():
+        remedy = f'if its recording was cut off, try: ros2 bag reindex {path}'
+    elif data and data[0].suffix == '.mcap':
+        remedy = f'if it was cut off, try: mcap recover {data[0]} -o recovered.mcap'
+    return BagError(f'{path} is not a bag that can be read: {error}; {remedy}')

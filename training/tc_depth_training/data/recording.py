@@ -1,67 +1,89 @@
-"""A bag's camera, decoded once and held in memory at training size."""
+"""One camera of one bag at training size, and all that is known of its frames."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from tc_depth_ros.frames.preprocessing import resize_image, scaled_intrinsics
-from tc_depth_training.data.bag import ODOMETRY, Bag, BagError
+from tc_depth_training.data.arrange import Arrangement
+from tc_depth_training.data.cache_key import cache_key
+from tc_depth_training.data.frame_store import FrameStore, ReorderedFrames
+from tc_depth_training.data.source import Source
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Frames of one camera, in time order, at training size."""
+    """N frames in the order recorded; within a segment stamps increase."""
 
-    images: NDArray[np.uint8]  # (N, H, W, 3), RGB
+    name: str
+    bag: Path
+    image_topic: str
+    size: tuple[int, int]  # (height, width) of its frames
+    frames: FrameStore  # (N, H, W, 3) uint8, RGB
     K: NDArray[np.float32]  # (N, 3, 3), in pixels of H x W
-    stamps_ns: NDArray[np.int64]  # (N,), increasing
-    world_T_camera: NDArray[np.float64] | None  # (N, 4, 4); NaN where the odometry has no pose
+    stamps_ns: NDArray[np.int64]  # (N,)
+    # (N,), a new one where the clock jumps back, or the CameraInfo or the images' size changes
+    segment: NDArray[np.int64]
+    camera: NDArray[np.int64]  # (N,) into seen: which of the calibrations
+    seen: NDArray[np.bool_] | None  # (C, H, W), False where rectification left black; None: all is
+    world_T_camera: NDArray[np.float64] | None  # (N, 4, 4), NaN where unknown; None: no odometry
+    depth_rows: NDArray[np.int64]  # (N,) into depth, -1 where a frame has none
+    depth: FrameStore | None  # (M, H, W) float16, z in m, NaN where unknown
+    left_out: Mapping[str, int]  # images, by cause
+    sorted_in: int = 0  # frames that came late, and stand in their place
+    key: str = ''  # what it is known by: content, topics, size
+    odometry_topic: str = ''
+    depth_topic: str = ''
+    folder: Path | None = None  # of its cache, where what is worked out of it may be kept
 
+    @classmethod
+    def of(
+        cls,
+        source: Source,
+        arrangement: Arrangement,
+        frames: FrameStore,
+        depth: FrameStore | None,
+        folder: Path | None = None,
+    ) -> Recording:
+        """
+        Put together what a pass found.
 
-def read_recording(
-    path: Path | str,
-    size: tuple[int, int],
-    *,
-    odometry: bool,
-    image_topic: str = '',
-    camera_info_topic: str = '',
-    odometry_topic: str = '',
-) -> Recording:
-    """
-    Decode a bag in one pass.
+        :param frames: in the order in which they were read
+        """
+        order = arrangement.order
+        in_order = len(order) == len(frames) and bool((np.diff(order) == 1).all())
+        return cls(
+            source.name,
+            source.bag,
+            source.camera.image,
+            source.size,
+            frames if in_order else ReorderedFrames(frames, order),
+            arrangement.K[arrangement.camera],
+            arrangement.stamps_ns,
+            arrangement.segment,
+            arrangement.camera,
+            arrangement.seen,
+            arrangement.world_T_camera,
+            arrangement.depth_rows,
+            depth,
+            arrangement.left_out,
+            int((np.diff(order) < 0).sum()),
+            cache_key(source),
+            source.odometry.topic if source.odometry else '',
+            source.depth.topic if source.depth else '',
+            folder,
+        )
 
-    :param size: (height, width) to resize to
-    :param odometry: read the camera's poses too
-    :raises BagError: the bag lacks what is asked for
-    """
-    with Bag(path) as bag:
-        camera = bag.find_camera(image_topic, camera_info_topic)
-        count = next(t.count for t in bag.topics() if t.name == camera.image)
-        images, intrinsics, stamps, frame_id = [], [], [], ''
-        progress = tqdm(bag.frames(camera), f'reading {Path(path).name}', count, unit='frame')
-        for frame in progress:
-            images.append(resize_image(frame.image, size))
-            intrinsics.append(scaled_intrinsics(frame.K, frame.size, size).numpy())
-            stamps.append(frame.stamp_ns)
-            frame_id = frame.frame_id
-        # Stamps may come out of order or twice; windows are made of distinct times
-        stamps_ns, order = np.unique(np.array(stamps, dtype=np.int64), return_index=True)
-        poses = None
-        if odometry:
-            trajectory = bag.trajectory(bag.find('odom', ODOMETRY, odometry_topic), frame_id)
-            missing = np.full((4, 4), np.nan)
-            found = [trajectory.at(int(stamp)) for stamp in stamps_ns]
-            poses = np.stack([missing if pose is None else pose for pose in found])
-            if np.isnan(poses).all():
-                raise BagError(f'the odometry of {path} does not overlap its images in time')
-    return Recording(
-        np.stack(images)[order],
-        np.stack(intrinsics)[order].astype(np.float32),
-        stamps_ns,
-        poses,
-    )
+    def __len__(self) -> int:
+        """Count the frames."""
+        return len(self.stamps_ns)
+
+    @property
+    def period_ns(self) -> int:
+        """Median time between neighbouring frames; 0 of a single frame."""
+        steps = np.diff(self.stamps_ns)[np.diff(self.segment) == 0]
+        return int(np.median(steps)) if steps.size else 0

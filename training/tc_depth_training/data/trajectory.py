@@ -35,13 +35,29 @@ class Trajectory:
         :param child_T_camera: where the camera stands on what the poses are of; None: they are
             the camera's own
         """
-        stamps, first = np.unique(np.asarray(stamps_ns, dtype=np.int64), return_index=True)
         position = [(p.position.x, p.position.y, p.position.z) for p in poses]
         orientation = [
             (p.orientation.x, p.orientation.y, p.orientation.z, p.orientation.w) for p in poses
         ]
         extrinsics = np.eye(4) if child_T_camera is None else child_T_camera
-        return cls(stamps, np.array(position)[first], np.array(orientation)[first], extrinsics)
+        return cls.from_arrays(
+            np.asarray(stamps_ns, dtype=np.int64),
+            np.array(position),
+            np.array(orientation),
+            extrinsics,
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        stamps_ns: NDArray[np.int64],
+        positions: NDArray[np.float64],
+        quaternions: NDArray[np.float64],
+        child_T_camera: NDArray[np.float64],
+    ) -> Trajectory:
+        """Sort N poses by their stamps, of which each counts once."""
+        stamps, first = np.unique(stamps_ns, return_index=True)
+        return cls(stamps, positions[first], quaternions[first], child_T_camera)
 
     def at(self, stamp_ns: int, max_gap_s: float = 0.2) -> NDArray[np.float64] | None:
         """

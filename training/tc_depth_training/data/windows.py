@@ -1,23 +1,26 @@
-"""Windows of three frames, chosen by time, and what is wrong with those left out."""
+"""Windows of three frames, chosen by time; those left out, and why; and batches of them."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tc_depth_training.data.cache_files import read_arrays, write_arrays
+from tc_depth_training.data.motion import STATIC_FLOW_PX, flows_px
 from tc_depth_training.data.recording import Recording
 
 FRAMES = 3
-# Below this motion between neighbours, in pixels of a 160 px wide image, nothing can be learned
-STATIC_FLOW_PX = 0.5
-FLOW_WIDTH = 160
+TOLERANCE = 0.25  # of a time step: how far off its time a frame may be
+GAP = 1.5  # periods, or time steps where they are longer: this far apart, a sequence ends
+FEW_WINDOWS = 1000  # from which a network learns little that holds elsewhere
+VERSION = 1  # of how windows are found; part of the name under which they are kept
 
 
 @dataclass(frozen=True)
@@ -25,118 +28,222 @@ class Windows:
     """Windows found in a recording, and why others were left out."""
 
     indices: NDArray[np.int64]  # (M, 3) into the recording, in time order
-    static: int  # left out: the camera stood still
-    without_pose: int  # left out: no odometry at one of the stamps
+    posed: NDArray[np.bool_]  # (M,): the bag knows the poses of all three frames
+    static: int = 0  # left out: the camera stood still
+    without_pose: int = 0  # left out: no odometry at one of the stamps
+    sequences: int = 1  # stretches without a gap
+
+    def __len__(self) -> int:
+        """Count the windows."""
+        return len(self.indices)
+
+    def only(self, chosen: NDArray[np.bool_]) -> Windows:
+        """The chosen ones, (M,)."""
+        return replace(self, indices=self.indices[chosen], posed=self.posed[chosen])
 
 
-def median_flow_px(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Median length of the optical flow between two RGB images, in pixels of 160 px width."""
-    size = (FLOW_WIDTH, max(16, round(FLOW_WIDTH * a.shape[0] / a.shape[1])))
-    grey = [cv2.cvtColor(cv2.resize(x, size), cv2.COLOR_RGB2GRAY) for x in (a, b)]
-    flow = np.zeros((*grey[0].shape, 2), dtype=np.float32)
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-    method.calc(grey[0], grey[1], flow)
-    return float(np.median(np.linalg.norm(flow, axis=2)))
-
-
-def find_windows(recording: Recording, time_steps_s: Sequence[float]) -> Windows:
+def find_windows(
+    recording: Recording,
+    time_steps_s: Sequence[float],
+    pose_required: bool = False,
+    quiet: bool = False,
+) -> Windows:
     """
-    All windows of three frames that are a time step apart.
+    All windows of three frames that are a time step apart, and of one segment.
 
     Frames are paired by stamp, so a 30 Hz bag gives the same windows as a 10 Hz one. A window
     whose best frames miss their time by more than a quarter of the step has a gap and is left out.
+    What was found once is kept beside the frames.
 
     :param time_steps_s: between neighbouring frames; each gives windows of its own
+    :param pose_required: leave out windows whose motion is not known
     """
-    candidates = [_spaced(recording.stamps_ns, step_s) for step_s in time_steps_s]
+    if recording.folder is None:
+        return _search(recording, time_steps_s, pose_required, quiet)
+    asked = repr((VERSION, tuple(time_steps_s), pose_required, STATIC_FLOW_PX))
+    name = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    path = recording.folder / f'windows-{name}.npz'
+    kept = read_arrays(path)
+    if kept is not None:
+        return Windows(kept['indices'], kept['posed'], *kept['counts'].tolist())
+    windows = _search(recording, time_steps_s, pose_required, quiet)
+    counts = np.array([windows.static, windows.without_pose, windows.sequences])
+    arrays = {'indices': windows.indices, 'posed': windows.posed, 'counts': counts}
+    try:
+        write_arrays(path, arrays)
+    except OSError as error:  # they are found anew next time
+        if not quiet:
+            print(f'{recording.name}: its windows cannot be kept: {error}', flush=True)
+    return windows
+
+
+def _search(
+    recording: Recording, time_steps_s: Sequence[float], pose_required: bool, quiet: bool
+) -> Windows:
+    sequence = number_sequences(recording, min(time_steps_s))
+    bounds = np.flatnonzero(np.diff(recording.segment, prepend=-1, append=-1))
+    candidates = [
+        start + _spaced(recording.stamps_ns[start:end], step_s)
+        for step_s in time_steps_s
+        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
     indices = np.concatenate(candidates)
-    posed: NDArray[np.bool_] = np.ones(len(indices), dtype=np.bool_)
+    posed: NDArray[np.bool_] = np.zeros(len(indices), dtype=np.bool_)
     if recording.world_T_camera is not None:
-        posed &= np.isfinite(recording.world_T_camera[indices]).all(axis=(1, 2, 3))
-    flows = {pair: 0.0 for window in indices[posed] for pair in _pairs(window)}
-    for first, second in flows:
-        flows[first, second] = median_flow_px(recording.images[first], recording.images[second])
-    moves = {pair: flow > STATIC_FLOW_PX for pair, flow in flows.items()}
-    moving = posed.copy()
-    moving[posed] = [all(moves[pair] for pair in _pairs(window)) for window in indices[posed]]
-    return Windows(indices[moving], int((posed & ~moving).sum()), int((~posed).sum()))
+        known = np.asarray(np.isfinite(recording.world_T_camera).all(axis=(1, 2)))
+        posed = known[indices].all(axis=1)
+    usable = posed if pose_required else np.ones_like(posed)
+    moving = usable.copy()
+    moving[usable] = _moving(recording, indices[usable], quiet)
+    return Windows(
+        indices[moving],
+        posed[moving],
+        int((usable & ~moving).sum()),
+        int((~usable).sum()),
+        int(sequence[-1]) + 1,
+    )
 
 
-def _pairs(window: NDArray[np.int64]) -> list[tuple[int, int]]:
-    return [(int(window[0]), int(window[1])), (int(window[1]), int(window[2]))]
+def number_sequences(recording: Recording, step_s: float) -> NDArray[np.int64]:
+    """Number the stretches without a gap for windows of this time step, (N,)."""
+    longest_ns = GAP * max(recording.period_ns, step_s * 1e9)
+    apart = np.diff(recording.stamps_ns) > longest_ns
+    ends = apart | (np.diff(recording.segment) != 0)
+    return np.concatenate([[0], np.cumsum(ends)])
 
 
 def _spaced(stamps_ns: NDArray[np.int64], step_s: float) -> NDArray[np.int64]:
+    """Windows (M, 3) of frames whose stamps increase."""
+    if len(stamps_ns) < FRAMES:
+        return np.empty((0, FRAMES), dtype=np.int64)
     offsets = np.arange(FRAMES) * round(step_s * 1e9)
     wanted = stamps_ns[:, None] + offsets  # (N, 3)
     after = np.searchsorted(stamps_ns, wanted).clip(1, len(stamps_ns) - 1)
     before = after - 1
     nearer = wanted - stamps_ns[before] < stamps_ns[after] - wanted
     found = np.where(nearer, before, after)
-    punctual = np.abs(stamps_ns[found] - wanted) <= 0.25 * step_s * 1e9
+    punctual = np.abs(stamps_ns[found] - wanted) <= TOLERANCE * step_s * 1e9
     return found[punctual.all(axis=1)].astype(np.int64)
+
+
+def _moving(recording: Recording, windows: NDArray[np.int64], quiet: bool) -> NDArray[np.bool_]:
+    """Whether the camera moves in both steps of each window (M, 3)."""
+    pairs = np.concatenate([windows[:, :2], windows[:, 1:]])
+    distinct, place = np.unique(pairs, axis=0, return_inverse=True)
+    flows = flows_px(recording, distinct, quiet)
+    moves = flows[place.reshape(2, -1)] > STATIC_FLOW_PX
+    return np.asarray(moves.all(axis=0))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of frames as tensors; B windows of F frames."""
+    """Windows of frames as tensors; B windows of F = 3 frames."""
 
-    images: Tensor  # (B, F, 3, H, W), RGB in [0, 1]
-    K: Tensor  # (B, 3, 3)
-    world_T_camera: Tensor | None  # (B, F, 4, 4)
-    recording: Tensor  # (B,), which of the run's recordings each window is of
+    images: Tensor  # (B, F, 3, H, W), RGB; uint8 as read, float in [0, 1] after `to`
+    K: Tensor  # (B, 3, 3), pixels of H x W
+    world_T_camera: Tensor  # (B, F, 4, 4), in the first frame's camera; identity where not posed
+    posed: Tensor  # (B,) bool: the bag knows the motion
+    # (B, 1, H, W) bool: False where rectification left black, in all frames of the window alike
+    seen: Tensor
+    recording: Tensor  # (B,) int64, which of the run's recordings
+    window: Tensor  # (B,) int64, number within the dataset
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on another device."""
-        poses = self.world_T_camera
-        return Batch(
-            self.images.to(device),
-            self.K.to(device),
-            None if poses is None else poses.to(device),
-            self.recording.to(device),
-        )
+        """The same on a device, its images as float in [0, 1]."""
+        moved = {name: x.to(device, non_blocking=True) for name, x in vars(self).items()}
+        images = moved.pop('images')
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        return Batch(images, **moved)
+
+    def pin_memory(self) -> Batch:
+        """The same in memory that a GPU reads by itself; DataLoader calls it."""
+        return Batch(**{name: x.pin_memory() for name, x in vars(self).items()})
 
 
 class WindowDataset(Dataset[Batch]):
-    """Windows of one recording; an item is a batch of one."""
+    """Windows of several recordings, numbered through; an item is a batch of one."""
 
-    def __init__(self, recording: Recording, indices: NDArray[np.int64], number: int = 0) -> None:
+    def __init__(self, recordings: Sequence[Recording], windows: Sequence[Windows]) -> None:
         """
-        Serve the windows at these indices.
+        Serve the windows of each recording.
 
-        :param number: of the recording within the run
+        :raises ValueError: not as many windows as recordings
         """
-        self._recording = recording
-        self._indices = indices
-        self._number = torch.tensor([number])
+        if len(recordings) != len(windows):
+            raise ValueError(f'{len(recordings)} recordings, but windows of {len(windows)}')
+        self.recordings, self.windows = tuple(recordings), tuple(windows)
+        self._ends = np.cumsum([len(w) for w in windows])
 
     def __len__(self) -> int:
         """Count the windows."""
-        return len(self._indices)
+        return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, index: int) -> Batch:
-        """Read a window."""
-        window = self._indices[index]
-        pixels = torch.from_numpy(self._recording.images[window])
-        poses = self._recording.world_T_camera
-        if poses is not None:
-            # Relative to the first frame, in double precision: a map may be kilometres wide
-            relative = np.linalg.inv(poses[window[0]]) @ poses[window]
-            pose_tensor = torch.from_numpy(relative).float()[None]
+    @property
+    def posed(self) -> NDArray[np.bool_]:
+        """Of which windows the bag knows the motion, by number, (M,)."""
+        return np.concatenate([windows.posed for windows in self.windows])
+
+    def only(self, chosen: NDArray[np.bool_]) -> WindowDataset:
+        """The chosen ones, (M,), numbered anew."""
+        parts = np.split(chosen, self._ends[:-1])
+        kept = [w.only(part) for w, part in zip(self.windows, parts, strict=True)]
+        return WindowDataset(self.recordings, kept)
+
+    def recording_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the recordings that windows are of, (M,)."""
+        return np.searchsorted(self._ends, numbers, side='right')
+
+    def truth(self, number: int, frame: int) -> NDArray[np.float32] | None:
+        """Measured depth of a frame of a window, (H, W), z in m, NaN where unknown; None: none."""
+        which = int(self.recording_of(np.array(number)))
+        recording, windows = self.recordings[which], self.windows[which]
+        index = windows.indices[number - (self._ends[which] - len(windows)), frame]
+        row = recording.depth_rows[index]
+        if recording.depth is None or row < 0:
+            return None
+        return np.asarray(recording.depth.read(np.array([row]))[0], dtype=np.float32)
+
+    def stamps_ns(self, frame: int) -> NDArray[np.int64]:
+        """Stamps of one frame of each window, by number, (M,)."""
+        pairs = zip(self.recordings, self.windows, strict=True)
+        return np.concatenate([r.stamps_ns[w.indices[:, frame]] for r, w in pairs])
+
+    def __getitem__(self, number: int) -> Batch:
+        """Read one window."""
+        return self.__getitems__([number])
+
+    def __getitems__(self, numbers: Sequence[int]) -> Batch:
+        """Read windows by their numbers, in this order."""
+        chosen = np.asarray(numbers, dtype=np.int64)
+        which = self.recording_of(chosen)
+        height, width = self.recordings[0].size
+        images = np.empty((len(chosen), FRAMES, 3, height, width), dtype=np.uint8)
+        K = np.empty((len(chosen), 3, 3), dtype=np.float32)
+        poses = np.tile(np.eye(4, dtype=np.float32), (len(chosen), FRAMES, 1, 1))
+        posed = np.zeros(len(chosen), dtype=np.bool_)
+        seen = np.ones((len(chosen), 1, height, width), dtype=np.bool_)
+        for number in np.unique(which):
+            places = np.flatnonzero(which == number)
+            recording, windows = self.recordings[number], self.windows[number]
+            rows = chosen[places] - (self._ends[number] - len(windows))
+            indices = windows.indices[rows]
+            pixels = recording.frames.read(indices.ravel())
+            images[places] = pixels.reshape(*indices.shape, height, width, 3).transpose(
+                0, 1, 4, 2, 3
+            )
+            K[places] = recording.K[indices[:, 0]]
+            posed[places] = windows.posed[rows]
+            if recording.world_T_camera is not None:
+                known = windows.posed[rows]
+                poses[places[known]] = _relative(recording.world_T_camera[indices[known]])
+            if recording.seen is not None:
+                seen[places, 0] = recording.seen[recording.camera[indices[:, 0]]]
         return Batch(
-            pixels.permute(0, 3, 1, 2)[None].float() / 255,
-            torch.from_numpy(self._recording.K[window[0]])[None],
-            None if poses is None else pose_tensor,
-            self._number,
+            *map(torch.from_numpy, (images, K, poses, posed, seen, which.astype(np.int64), chosen))
         )
 
 
-def join(batches: Sequence[Batch]) -> Batch:
-    """Join batches of equal size into one."""
-    poses = [b.world_T_camera for b in batches if b.world_T_camera is not None]
-    return Batch(
-        torch.cat([b.images for b in batches]),
-        torch.cat([b.K for b in batches]),
-        torch.cat(poses) if len(poses) == len(batches) else None,
-        torch.cat([b.recording for b in batches]),
-    )
+def _relative(world_T_camera: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Poses (B, F, 4, 4) in the first frame's camera: a map may be kilometres wide."""
+    return np.asarray(np.linalg.inv(world_T_camera[:, :1]) @ world_T_camera)

@@ -1,0 +1,133 @@
+"""From the order recorded to sequences: segments, poses and depth at each frame's stamp."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tc_depth_training.data.reading import Readings
+from tc_depth_training.data.source import Source
+from tc_depth_training.data.trajectory import Trajectory
+
+CLOCK_JUMP_NS = 1_000_000_000  # back by more than this, a stamp is not just late
+# Depth this much off a frame's time, in periods of the camera and in ns, still belongs to it
+MAX_OFFSET_PERIODS, MAX_OFFSET_NS = 0.5, 50_000_000
+REPEATED = 'stamp repeated'
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """The N frames of a recording that are kept, in order; C calibrations."""
+
+    order: NDArray[np.int64]  # (N,) into the frames as they were read
+    stamps_ns: NDArray[np.int64]  # (N,)
+    log_ns: NDArray[np.int64]  # (N,), when they were recorded
+    segment: NDArray[np.int64]  # (N,)
+    camera: NDArray[np.int64]  # (N,) into K and seen
+    K: NDArray[np.float32]  # (C, 3, 3)
+    seen: NDArray[np.bool_] | None  # (C, H, W); None: all is seen
+    world_T_camera: NDArray[np.float64] | None  # (N, 4, 4), NaN where unknown; None: no odometry
+    depth_rows: NDArray[np.int64]  # (N,) into the depths as they were read, -1: none
+    left_out: Mapping[str, int]  # images, by cause
+
+
+def arrange(readings: Readings, source: Source) -> Arrangement:
+    """Put what a pass found in order; of frames whose stamps repeat, the first is kept."""
+    stamps_ns, camera = np.array(readings.stamps_ns), np.array(readings.camera)
+    epoch = clock_epochs(stamps_ns)
+    broken = (np.diff(epoch) != 0) | (np.diff(camera) != 0)
+    segment = np.concatenate([[0], np.cumsum(broken)])
+    order = np.lexsort((stamps_ns, segment))
+    repeated = (np.diff(stamps_ns[order]) == 0) & (np.diff(segment[order]) == 0)
+    left_out = readings.left_out + Counter({REPEATED: int(repeated.sum())})
+    order = order[np.concatenate([[True], ~repeated])]
+    poses = None if source.odometry is None else _poses(readings, epoch, source)
+    return Arrangement(
+        order,
+        stamps_ns[order],
+        np.array(readings.log_ns)[order],
+        segment[order],
+        camera[order],
+        np.stack(readings.K),
+        _masks(readings, source.size),
+        None if poses is None else poses[order],
+        _depth_rows(readings, epoch)[order],
+        left_out,
+    )
+
+
+def clock_epochs(stamps_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number the stretches between jumps of the clock backwards, (N,); a loop is a jump."""
+    epochs, epoch, latest = np.zeros(len(stamps_ns), dtype=np.int64), 0, 0
+    for index, stamp in enumerate(stamps_ns.tolist()):
+        if stamp < latest - CLOCK_JUMP_NS:
+            epoch, latest = epoch + 1, stamp
+        latest = max(latest, stamp)
+        epochs[index] = epoch
+    return epochs
+
+
+def _masks(readings: Readings, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+    if all(mask is None for mask in readings.seen):
+        return None
+    everything = np.ones(size, dtype=np.bool_)
+    return np.stack([everything if mask is None else mask for mask in readings.seen])
+
+
+def _beside(
+    epoch: NDArray[np.int64], frames_before: list[int], stamps_ns: NDArray[np.int64]
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """
+    Which messages of another topic are of the same time as which frames.
+
+    Stamps alone do not tell once the clock jumped: what was recorded in the middle of an epoch of
+    the frames shows which epoch of the other topic goes with it.
+
+    :param frames_before: of each message, the frames recorded before it
+    :return: per epoch, the indices of its frames and of those messages
+    """
+    others, pairs = clock_epochs(stamps_ns), []
+    for number in range(int(epoch[-1]) + 1):
+        frames = np.flatnonzero(epoch == number)
+        middle = np.searchsorted(frames_before, frames[len(frames) // 2] + 1)
+        same = others == others[min(int(middle), len(others) - 1)]
+        pairs.append((frames, np.flatnonzero(same)))
+    return pairs
+
+
+def _poses(readings: Readings, epoch: NDArray[np.int64], source: Source) -> NDArray[np.float64]:
+    poses = np.full((len(epoch), 4, 4), np.nan)
+    if not readings.poses or source.odometry is None:
+        return poses
+    stamps_ns, values = np.array(readings.pose_stamps_ns), np.array(readings.poses)
+    for frames, rows in _beside(epoch, readings.frames_before_pose, stamps_ns):
+        trajectory = Trajectory.from_arrays(
+            stamps_ns[rows], values[rows, :3], values[rows, 3:], source.odometry.child_T_camera
+        )
+        for frame in frames:
+            pose = trajectory.at(readings.stamps_ns[frame])
+            if pose is not None:
+                poses[frame] = pose
+    return poses
+
+
+def _depth_rows(readings: Readings, epoch: NDArray[np.int64]) -> NDArray[np.int64]:
+    nearest = np.full(len(epoch), -1)
+    if not readings.depth_stamps_ns:
+        return nearest
+    stamps_ns, measured_ns = np.array(readings.stamps_ns), np.array(readings.depth_stamps_ns)
+    period_ns = np.median(np.abs(np.diff(stamps_ns))) if len(stamps_ns) > 1 else np.inf
+    allowed_ns = min(MAX_OFFSET_PERIODS * period_ns, MAX_OFFSET_NS)
+    for frames, rows in _beside(epoch, readings.frames_before_depth, measured_ns):
+        rows = rows[np.argsort(measured_ns[rows], kind='stable')]
+        after = np.searchsorted(measured_ns[rows], stamps_ns[frames]).clip(0, len(rows) - 1)
+        candidates = rows[np.stack([np.maximum(after - 1, 0), after])]  # (2, n)
+        offsets_ns = np.abs(measured_ns[candidates] - stamps_ns[frames])
+        best = offsets_ns.argmin(axis=0)[None]
+        close = np.take_along_axis(offsets_ns, best, axis=0)[0] <= allowed_ns
+        nearest[frames] = np.where(close, np.take_along_axis(candidates, best, axis=0)[0], -1)
+    return nearest

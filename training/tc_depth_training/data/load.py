@@ -1,0 +1,120 @@
+"""Bags to recordings: all are looked at first, then each is read once or found in the cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tc_depth_training.config import DataConfig
+from tc_depth_training.data.bag import NO_TOPIC, BagError
+from tc_depth_training.data.cache import read_to_disk, read_to_memory, read_without_cache
+from tc_depth_training.data.recording import Recording
+from tc_depth_training.data.source import Source, Wanted, find_sources
+
+
+def load_recordings(
+    bags: Sequence[Path], data: DataConfig, pose_required: bool, quiet: bool = False
+) -> list[Recording]:
+    """
+    Read every camera asked for of every bag.
+
+    What is wrong with the last bag shows before the first is read.
+
+    :param pose_required: a bag without odometry is refused; else it goes without
+    :param quiet: print nothing and show no progress
+    :raises BagError: a bag cannot be used; the message says why and what to do
+    """
+    wanted = Wanted(
+        (data.height, data.width),
+        data.image_topics,
+        data.camera_info_topic,
+        data.odometry_topic,
+        data.depth_topic,
+        data.lidar_topic,
+    )
+    found = [s for bag in bags for s in find_sources(Path(bag), wanted, pose_required)]
+    sources = _with_distinct_names(found)
+    recordings = []
+    for source in sources:
+        if data.cache == 'none' and source.depth is not None:
+            note = f'{source.name} goes without {source.depth.topic}: data.cache is none'
+            source = replace(source, depth=None, notes=(*source.notes, note))
+        if not quiet:
+            print(*source.notes, sep='\n', end='\n' if source.notes else '', flush=True)
+        recording = _read(source, data, quiet)
+        recordings.append(_with_usable_poses(recording, source, pose_required, quiet))
+    return recordings
+
+
+def read_recording(
+    path: Path | str,
+    size: tuple[int, int],
+    *,
+    odometry: bool,
+    image_topic: str = '',
+    camera_info_topic: str = '',
+    odometry_topic: str = '',
+    quiet: bool = False,
+) -> Recording:
+    """
+    Decode one camera of a bag into memory.
+
+    :param size: (height, width) to resize to
+    :param odometry: read the camera's poses too; refuse a bag that has none
+    :raises BagError: the bag lacks what is asked for
+    """
+    wanted = Wanted(
+        size,
+        (image_topic,) if image_topic else (),
+        camera_info_topic,
+        odometry_topic if odometry else NO_TOPIC,
+        NO_TOPIC,
+        NO_TOPIC,
+    )
+    source = find_sources(Path(path), wanted, odometry)[0]
+    return _with_usable_poses(read_to_memory(source, quiet), source, odometry, quiet)
+
+
+def cache_root(cache_dir: str) -> Path:
+    """Folder of all caches: the one given, or tc_depth in the user's cache folder."""
+    if cache_dir:
+        return Path(cache_dir).expanduser().absolute()
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'tc_depth'
+
+
+def _with_distinct_names(sources: Sequence[Source]) -> list[Source]:
+    """Two bags of one name are told apart by their paths."""
+    names = [source.name for source in sources]
+    return [
+        replace(s, name=f'{s.bag}{s.name.removeprefix(s.bag.resolve().name)}')
+        if names.count(s.name) > 1
+        else s
+        for s in sources
+    ]
+
+
+def _read(source: Source, data: DataConfig, quiet: bool) -> Recording:
+    if data.cache == 'disk':
+        return read_to_disk(source, cache_root(data.cache_dir), quiet)
+    if data.cache == 'ram':
+        return read_to_memory(source, quiet)
+    return read_without_cache(source, quiet)
+
+
+def _with_usable_poses(
+    recording: Recording, source: Source, required: bool, quiet: bool
+) -> Recording:
+    poses = recording.world_T_camera
+    if poses is None or not np.isnan(poses).all():
+        return recording
+    topic = source.odometry.topic if source.odometry else ''
+    problem = f'the odometry {topic} of {source.bag} does not overlap its images in time'
+    if required:
+        raise BagError(f'{problem}: record both with one clock, or train with pose: learned')
+    if not quiet:
+        print(f'{source.name} goes without odometry: {problem}', flush=True)
+    return replace(recording, world_T_camera=None)
