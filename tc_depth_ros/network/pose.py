@@ -39,7 +39,8 @@ class PoseNet(nn.Module):
         for layer in (self.squeeze, self.hidden1, self.hidden2):
             x = F.relu(layer(x), inplace=True)
         motion = OUTPUT_SCALE * self.motion(x).float().mean(dim=(2, 3))
-        return transform_from_axis_angle(motion[:, :3], motion[:, 3:])
+        with torch.autocast(motion.device.type, enabled=False):  # geometry is exact
+            return transform_from_axis_angle(motion[:, :3], motion[:, 3:])
 
     def between(self, images: Tensor, target: int, source: int) -> Tensor:
         """
@@ -50,4 +51,5 @@ class PoseNet(nn.Module):
         """
         earlier, later = sorted((target, source))
         later_T_earlier: Tensor = self(images[:, earlier], images[:, later])
-        return later_T_earlier if target == earlier else invert_transform(later_T_earlier)
+        with torch.autocast(images.device.type, enabled=False):
+            return later_T_earlier if target == earlier else invert_transform(later_T_earlier)

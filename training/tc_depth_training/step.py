@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from tc_depth_ros.geometry.transform import invert_transform
 from tc_depth_ros.network.build import DepthNetwork
+from tc_depth_ros.network.output import DepthOutput
 from tc_depth_ros.network.pose import PoseNet
-from tc_depth_training.data.augmentation import ColourJitter, flip, jitter_colours
 from tc_depth_training.data.windows import Batch
-from tc_depth_training.losses.objective import (
-    Objective,
-    ObjectiveConfig,
-    SourceView,
-    objective,
-)
+from tc_depth_training.losses.objective import Objective, ObjectiveConfig, objective
+from tc_depth_training.losses.pose import pose_loss
+from tc_depth_training.losses.rebuilding import SourceView
+
+PoseSource = Literal['learned', 'odometry', 'both']
 
 
 class FocalFactor(nn.Module):
@@ -29,6 +31,14 @@ class FocalFactor(nn.Module):
     def __init__(self, recordings: int) -> None:
         super().__init__()
         self.log_factor = nn.Parameter(torch.zeros(recordings))
+
+    @classmethod
+    def of(cls, factors: Sequence[float]) -> FocalFactor:
+        """The factors that are known already, one for each recording."""
+        known = cls(len(factors))
+        with torch.no_grad():
+            known.log_factor.copy_(torch.tensor(factors).log())
+        return known
 
     def factors(self) -> list[float]:
         """Focal length found over the focal length given, of each recording."""
@@ -49,18 +59,36 @@ class TrainingModel(nn.Module):
         network: DepthNetwork,
         pose_net: PoseNet | None,
         objective_config: ObjectiveConfig,
+        pose: PoseSource = 'learned',
         focal_factor: FocalFactor | None = None,
+        network_dtype: torch.dtype = torch.float32,
     ) -> None:
+        """
+        Join networks and loss; heads that the loss does not use are frozen.
+
+        :param pose: whose motion the losses use: the pose network's; the bag's, windows without
+            which are left out; or the bag's, from which the pose network learns, and the pose
+            network's where the bag has none
+        :param network_dtype: that the networks compute in; what they answer, and all losses, are
+            float32
+        :raises ValueError: the parts do not go together
+        """
         super().__init__()
+        if (pose_net is None) != (pose == 'odometry'):
+            has = 'no pose network' if pose_net is None else 'a pose network'
+            raise ValueError(f'pose is {pose}, but there is {has}')
+        freeze_unused_heads(network, objective_config.scales)
         self.network = network
         self.pose_net = pose_net
+        self.pose: PoseSource = pose
         self.focal_factor = focal_factor
+        self.network_dtype = network_dtype
         self._objective_config = objective_config
 
     def forward(
         self,
         batch: Batch,
-        seen: Tensor,
+        shown: Tensor,
         target_index: int,
         single_frame: bool,
         teacher_depth: Tensor | None = None,
@@ -68,50 +96,104 @@ class TrainingModel(nn.Module):
         """
         Loss of a batch.
 
-        :param seen: the images as the networks see them, colours varied, (B, F, 3, H, W)
+        :param shown: the images as the networks see them, colours varied, (B, F, 3, H, W)
         :param target_index: the frame rebuilt from the others; any of them, so that a network
             that will be asked for the newest frame learns that too
         :param single_frame: show the target's neighbours as copies of the target
         :param teacher_depth: of the target, (B, 1, H, W); None: no motion consistency
         """
-        shown, objective_config = seen, self._objective_config
+        objective_config = self._objective_config
         if single_frame:
-            shown = seen[:, target_index : target_index + 1].expand_as(seen)
             # The sources' own depths are not predicted then: nothing to compare with
             objective_config = objective_config.model_copy(update={'geometric_weight': 0.0})
-        output = self.network(shown, batch.K)
-        sources = [
-            SourceView(batch.images[:, s], s, self._source_T_target(batch, seen, target_index, s))
-            for s in range(batch.images.shape[1])
-            if s != target_index
-        ]
-        config = self.network.config
-        # The network keeps the K that it will be given at run time; only the losses see the other
-        K = batch.K
-        if self.focal_factor is not None:
-            K = self.focal_factor(K, batch.recording)
-        return objective(
-            output,
-            batch.images[:, target_index],
-            target_index,
-            sources,
-            K,
-            (config.min_depth, config.max_depth),
-            objective_config,
-            teacher_depth,
+        with torch.autocast(shown.device.type, enabled=False):
+            output = self._predict(shown, batch.K, target_index if single_frame else None)
+            sources, pose = self._sources(batch, shown, target_index)
+            config = self.network.config
+            # The network keeps the K that it will be given at run time; only the losses see the
+            # other
+            K = batch.K
+            if self.focal_factor is not None:
+                K = self.focal_factor(K, batch.recording)
+            return objective(
+                output,
+                batch.images[:, target_index],
+                target_index,
+                sources,
+                K,
+                (config.min_depth, config.max_depth),
+                objective_config,
+                teacher_depth,
+                self._usable(batch),
+                pose,
+            )
+
+    def predict(self, images: Tensor, K: Tensor) -> DepthOutput:
+        """Depth of all frames (B, F, 3, H, W) of windows, by the networks' precision, float32."""
+        with self._networks(images):
+            output = self.network(images, K)
+        coarse = output.coarse_inverse_depth
+        return DepthOutput(
+            tuple(disparity.float() for disparity in output.disparities),
+            None if coarse is None else coarse.float(),
         )
 
-    def _source_T_target(self, batch: Batch, seen: Tensor, target: int, source: int) -> Tensor:
-        if self.pose_net is not None:
-            return self.pose_net.between(seen, target, source)
-        if batch.world_T_camera is None:
-            raise ValueError('pose is odometry, but the windows have no poses')
-        world_T_camera = batch.world_T_camera
-        return invert_transform(world_T_camera[:, source]) @ world_T_camera[:, target]
+    def learned_motion(self, images: Tensor, target: int, source: int) -> Tensor:
+        """``source_T_target`` (B, 4, 4) by the pose network, in its unit."""
+        assert self.pose_net is not None
+        with self._networks(images):
+            return self.pose_net.between(images, target, source)
+
+    def _predict(self, shown: Tensor, K: Tensor, alone: int | None) -> DepthOutput:
+        """:param alone: frame to be shown in place of all others; None: each as it is"""
+        if alone is not None:
+            shown = shown[:, alone : alone + 1].expand_as(shown)
+        return self.predict(shown, K)
+
+    def _sources(
+        self, batch: Batch, shown: Tensor, target: int
+    ) -> tuple[list[SourceView], Tensor | None]:
+        """The other frames with the motion that the losses use, and the pose network's loss."""
+        others = [s for s in range(batch.images.shape[1]) if s != target]
+        motions, pose = [], None
+        if self.pose != 'learned':
+            motions = known = [known_motion(batch, target, s) for s in others]
+        if self.pose != 'odometry':
+            motions = learned = [self.learned_motion(shown, target, s) for s in others]
+        if self.pose == 'both':
+            pose = pose_loss(learned, known, batch.posed)
+            posed = batch.posed[:, None, None]
+            motions = [torch.where(posed, a, b) for a, b in zip(known, learned, strict=True)]
+        views = zip(others, motions, strict=True)
+        return [SourceView(batch.images[:, s], s, motion) for s, motion in views], pose
+
+    def _usable(self, batch: Batch) -> Tensor | None:
+        """Pixels to learn from, 1 = usable, (B, 1, H, W); None: all, which is the usual case."""
+        usable = batch.seen
+        if self.pose == 'odometry':
+            usable = usable & batch.posed[:, None, None, None]
+        # One wait for a GPU that has, at the start of a step, nothing of this step to do yet
+        return None if bool(usable.all()) else usable.to(batch.images.dtype)
+
+    def _networks(self, images: Tensor) -> torch.autocast:
+        reduced = self.network_dtype != torch.float32
+        return torch.autocast(images.device.type, self.network_dtype, enabled=reduced)
 
 
-def augmented(batch: Batch, colour: ColourJitter, generator: Generator) -> tuple[Batch, Tensor]:
-    """Mirror half of the batches; return them with their images in varied colours."""
-    if torch.rand((), generator=generator) < 0.5:
-        batch = flip(batch)
-    return batch, jitter_colours(batch.images, colour, generator)
+def known_motion(batch: Batch, target: int, source: int) -> Tensor:
+    """``source_T_target`` (B, 4, 4) by the bag's odometry; the identity where it has none."""
+    world_T_camera = batch.world_T_camera
+    motion = invert_transform(world_T_camera[:, source]) @ world_T_camera[:, target]
+    still = torch.eye(4, dtype=motion.dtype, device=motion.device)
+    return torch.where(batch.posed[:, None, None], motion, still)
+
+
+def freeze_unused_heads(network: DepthNetwork, scales: Sequence[int]) -> None:
+    """
+    Let the disparity heads of other scales learn nothing; every other parameter has a gradient.
+
+    DistributedDataParallel waits for the gradient of all that may learn.
+    """
+    for scale, head in enumerate(network.decoder.disparity):
+        if scale not in scales:
+            head.requires_grad_(False)

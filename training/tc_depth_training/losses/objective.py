@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 import torch
@@ -11,15 +11,20 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from tc_depth_ros.geometry.consistency import depth_agreement
 from tc_depth_ros.geometry.depth import depth_from_disparity, inverse_depth_from_disparity
-from tc_depth_ros.geometry.reprojection import warp
-from tc_depth_ros.geometry.transform import invert_transform
 from tc_depth_ros.network.output import DepthOutput
 from tc_depth_training.losses.consistency import coarse_loss, geometric_loss
-from tc_depth_training.losses.masks import CYCLE_KEPT, auto_mask, cycle_error, cycle_mask
+from tc_depth_training.losses.masks import CYCLE_KEPT, auto_mask
 from tc_depth_training.losses.motion import STATIC_THRESHOLD, motion_loss, static_mask
-from tc_depth_training.losses.photometric import photometric_error, reprojection_loss
+from tc_depth_training.losses.photometric import reprojection_loss
+from tc_depth_training.losses.rebuilding import (
+    Rebuilt,
+    Scene,
+    SourceView,
+    identity_error,
+    minimum,
+    rebuild,
+)
 from tc_depth_training.losses.smoothness import smoothness_loss
 
 Scale = Annotated[int, Field(ge=0, le=3)]  # disparity at H/2^s, W/2^s
@@ -28,7 +33,7 @@ Scale = Annotated[int, Field(ge=0, le=3)]  # disparity at H/2^s, W/2^s
 class ObjectiveConfig(BaseModel):
     """Weights of the terms, and the choices within them."""
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
 
     geometric_weight: Annotated[float, Field(ge=0)] = 0.1
     smoothness_weight: Annotated[float, Field(ge=0)] = (
@@ -38,22 +43,29 @@ class ObjectiveConfig(BaseModel):
     motion_threshold: Annotated[float, Field(gt=0)] = STATIC_THRESHOLD
     pose_weight: Annotated[float, Field(ge=0)] = 1.0  # with pose: both
     cycle_kept: Annotated[float, Field(gt=0, le=1)] = CYCLE_KEPT
-    cycle_per_image: bool = True  # False: over the batch, as in the paper's code
+    # False: over the batch (of one process), as in the paper's code
+    cycle_per_image: bool = True
     scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True)
-class SourceView:
-    """A neighbouring frame, sampled to rebuild the target."""
+class ObjectiveMaps:
+    """What the finest scale's loss was made of, to look at; detached, B windows."""
 
-    image: Tensor  # RGB in [0, 1], (B, 3, H, W)
-    index: int  # of the frame within the window
-    source_T_target: Tensor  # (B, 4, 4)
+    target: Tensor  # RGB in [0, 1], (B, 3, H, W)
+    warped: tuple[Tensor, ...]  # per source, (B, 3, H, W)
+    reprojection_error: Tensor  # minimum over the sources, (B, 1, H, W)
+    identity_error: Tensor  # (B, 1, H, W)
+    disparity: Tensor  # of the target, (B, 1, H, W)
+    coarse_inverse_depth: Tensor | None  # of the target, (B, 1, h, w)
+    auto_mask: Tensor  # 1 = used, (B, 1, H, W)
+    cycle_masks: tuple[Tensor, ...]  # per source, times in view, (B, 1, H, W)
+    static_mask: Tensor  # 1 = static, (B, 1, H, W)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of one step and what it is made of; scalars."""
+    """The loss of one step and what it is made of: scalars, and maps to look at."""
 
     total: Tensor
     photometric: Tensor
@@ -61,21 +73,18 @@ class Objective:
     smoothness: Tensor
     coarse: Tensor
     motion: Tensor
-    auto_mask_share: Tensor  # of the pixels that the photometric loss uses
+    pose: Tensor  # 0 unless the pose network learns from odometry
+    # Of the finest scale, detached
+    auto_mask_share: Tensor  # of the usable pixels, those that the photometric loss uses
     static_share: Tensor  # of the pixels where the teacher agrees; 1 without one
+    geometric_difference: Tensor  # relative, of two views' depths, mean over what both see
+    disparity_spread: Tensor  # standard deviation over mean of the target's, mean over images
+    translation: Tensor  # median length of the motions used, network units; 0 where none is
+    maps: ObjectiveMaps
 
-
-@dataclass(frozen=True)
-class _Scene:
-    """What all scales share."""
-
-    target: Tensor  # RGB in [0, 1], (B, 3, H, W)
-    target_index: int
-    sources: Sequence[SourceView]
-    K: Tensor  # (B, 3, 3)
-    depth_range: tuple[float, float]
-    identity_error: Tensor  # (B, 1, H, W)
-    teacher_depth: Tensor | None  # (B, 1, H, W)
+    def values(self) -> dict[str, Tensor]:
+        """All scalars by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'maps'}
 
 
 @dataclass(frozen=True)
@@ -84,8 +93,10 @@ class _ScaleTerms:
     geometric: Tensor
     smoothness: Tensor
     motion: Tensor
-    auto_mask_share: Tensor
-    static_share: Tensor
+    rebuilt: Sequence[Rebuilt]
+    reprojection_error: Tensor
+    auto_mask: Tensor
+    static_mask: Tensor
 
 
 def objective(
@@ -97,9 +108,14 @@ def objective(
     depth_range: tuple[float, float],
     config: ObjectiveConfig,
     teacher_depth: Tensor | None = None,
+    usable: Tensor | None = None,
+    pose: Tensor | None = None,
 ) -> Objective:
     """
-    ``L = mean_s [L_p + L_m + 0.1 L_geo + (1e-3 / 2^s) L_sm] + L_ref``.
+    ``L = mean_s [L_p + L_m + 0.1 L_geo + (1e-3 / 2^s) L_sm] + L_ref + L_pose``.
+
+    With several processes, each with as many windows, the mean of their gradients is the gradient
+    of one process with all windows (but for cycle_per_image: false).
 
     :param output: of the depth network for the whole window, (B, F, ...)
     :param target: image of the target, RGB in [0, 1] and not augmented, (B, 3, H, W)
@@ -109,11 +125,12 @@ def objective(
     :param depth_range: (min_depth, max_depth) of the network
     :param teacher_depth: of the target at full size, (B, 1, H, W); None: L_m is left out, and
         every pixel counts as static
+    :param usable: pixels of all frames of a window that show something and whose motion is known,
+        1 = usable, (B, 1, H, W); only smoothness and L_ref look at the others. None: all
+    :param pose: L_pose, from pose_loss; None: there is none
     """
-    identity_error = _minimum([photometric_error(source.image, target) for source in sources])
-    # Ties of a static pair must not all fall to one side
-    identity_error = identity_error + 1e-5 * torch.randn_like(identity_error)
-    scene = _Scene(target, target_index, sources, K, depth_range, identity_error, teacher_depth)
+    still = identity_error(target, sources)
+    scene = Scene(target, target_index, sources, K, depth_range, still, teacher_depth, usable)
     terms = [_scale_terms(output.disparities[s], scene, config) for s in config.scales]
     photometric = _mean([t.photometric for t in terms])
     geometric = _mean([t.geometric for t in terms])
@@ -123,13 +140,17 @@ def objective(
     if output.coarse_inverse_depth is not None:
         finest = inverse_depth_from_disparity(output.disparities[0].flatten(0, 1), *depth_range)
         coarse = coarse_loss(output.coarse_inverse_depth.flatten(0, 1), finest)
+    pose = photometric.new_zeros(()) if pose is None else pose
     total = (
         photometric
         + config.motion_weight * motion
         + config.geometric_weight * geometric
         + config.smoothness_weight * smoothness
+        + config.pose_weight * pose
         + coarse
     )
+    shown = terms[config.scales.index(min(config.scales))]
+    maps = _maps(output, scene, shown)
     return Objective(
         total,
         photometric,
@@ -137,14 +158,19 @@ def objective(
         smoothness,
         coarse,
         motion,
-        terms[0].auto_mask_share,
-        terms[0].static_share,
+        pose,
+        _share(shown.auto_mask, usable),
+        shown.static_mask.mean(),
+        _seen_difference(shown.rebuilt),
+        (maps.disparity.std(dim=(1, 2, 3)) / maps.disparity.mean(dim=(1, 2, 3))).mean(),
+        _median_translation(sources, usable),
+        maps,
     )
 
 
-def _scale_terms(disparities: Tensor, scene: _Scene, config: ObjectiveConfig) -> _ScaleTerms:
+def _scale_terms(disparities: Tensor, scene: Scene, config: ObjectiveConfig) -> _ScaleTerms:
     """Terms of one scale, whose disparities (B, F, 1, h, w) are upsampled before they warp."""
-    target, K = scene.target, scene.K
+    target = scene.target
 
     def depth_of(index: int) -> Tensor:
         disparity = disparities[:, index]
@@ -152,41 +178,72 @@ def _scale_terms(disparities: Tensor, scene: _Scene, config: ObjectiveConfig) ->
         return depth_from_disparity(full, *scene.depth_range)
 
     target_depth = depth_of(scene.target_index)
-    errors, differences, masks = [], [], []
-    for source in scene.sources:
-        source_T_target, source_depth = source.source_T_target, depth_of(source.index)
-        warped = warp(source.image, target_depth, K, source_T_target)
-        errors.append(photometric_error(warped, target))
-        agreement = depth_agreement(
-            target_depth, source_depth, K, source_T_target, *scene.depth_range
-        )
-        target_T_source = invert_transform(source_T_target)
-        cycle = cycle_error(
-            target, target_depth, source_depth, K, source_T_target, target_T_source
-        )
-        kept = cycle_mask(cycle, config.cycle_kept, config.cycle_per_image)
-        differences.append(agreement.difference)
-        masks.append((kept * agreement.in_view).detach())
-    reprojection_error = _minimum(errors)
+    cycle = config.cycle_kept, config.cycle_per_image
+    rebuilt = [rebuild(scene, s, target_depth, depth_of(s.index), *cycle) for s in scene.sources]
+    reprojection_error = minimum([r.error for r in rebuilt])
     used = auto_mask(reprojection_error, scene.identity_error)
     static, motion = torch.ones_like(used), used.new_zeros(())
     if scene.teacher_depth is not None:
         static = static_mask(target_depth, scene.teacher_depth, config.motion_threshold)
+        if scene.usable is not None:
+            static = torch.where(scene.usable > 0, static, 1.0)
         motion = motion_loss(target_depth, scene.teacher_depth, static)
     smaller_target = F.interpolate(target, disparities.shape[-2:], mode='area')
     return _ScaleTerms(
         reprojection_loss(reprojection_error, used),
-        geometric_loss(differences, masks, used * static),
+        geometric_loss(
+            [r.difference for r in rebuilt],
+            [r.cycle_mask for r in rebuilt],
+            used * static,
+            _count(used, scene.usable),
+        ),
         smoothness_loss(disparities[:, scene.target_index], smaller_target),
         motion,
-        used.mean().detach(),
-        static.mean(),
+        rebuilt,
+        reprojection_error,
+        used,
+        static,
     )
 
 
-def _minimum(errors: Sequence[Tensor]) -> Tensor:
-    """Pixelwise minimum over the sources, (B, 1, H, W)."""
-    return torch.cat(list(errors), dim=1).min(dim=1, keepdim=True).values
+def _maps(output: DepthOutput, scene: Scene, finest: _ScaleTerms) -> ObjectiveMaps:
+    """Collect what is there anyway."""
+    coarse = output.coarse_inverse_depth
+    return ObjectiveMaps(
+        scene.target,
+        tuple(r.warped.detach() for r in finest.rebuilt),
+        finest.reprojection_error.detach(),
+        scene.identity_error,
+        output.disparities[0][:, scene.target_index].detach(),
+        None if coarse is None else coarse[:, scene.target_index].detach(),
+        finest.auto_mask,
+        tuple(r.cycle_mask for r in finest.rebuilt),
+        finest.static_mask,
+    )
+
+
+def _count(like: Tensor, usable: Tensor | None) -> Tensor:
+    """How many pixels are usable, scalar."""
+    return like.new_full((), like.numel()) if usable is None else usable.sum()
+
+
+def _share(mask: Tensor, usable: Tensor | None) -> Tensor:
+    return mask.sum() / _count(mask, usable).clamp(min=1)
+
+
+def _seen_difference(rebuilt: Sequence[Rebuilt]) -> Tensor:
+    """Mean relative difference of two views' depths over the pixels that both see."""
+    in_view = torch.cat([r.in_view for r in rebuilt])
+    difference = torch.cat([r.difference.detach() for r in rebuilt])
+    return (in_view * difference).sum() / in_view.sum().clamp(min=1)
+
+
+def _median_translation(sources: Sequence[SourceView], usable: Tensor | None) -> Tensor:
+    motions = torch.stack([s.source_T_target.detach()[:, :3, 3] for s in sources])  # (S, B, 3)
+    lengths: Tensor = torch.linalg.vector_norm(motions, dim=-1)
+    if usable is not None:
+        lengths = lengths.masked_fill(usable.flatten(1).sum(dim=1) == 0, torch.nan)
+    return lengths.nanmedian().nan_to_num()
 
 
 def _mean(terms: Sequence[Tensor]) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tc_depth_training.processes import shared_count
+
 SSIM_WEIGHT = 0.85
 C1, C2 = 0.01**2, 0.03**2
 
@@ -50,10 +52,10 @@ def photometric_error(a: Tensor, b: Tensor) -> Tensor:
 
 def reprojection_loss(reprojection_error: Tensor, auto_mask: Tensor) -> Tensor:
     """
-    Mean of the minimum reprojection error over the pixels kept; SPEC 2(a).
+    Mean of the minimum reprojection error over the pixels kept, of all processes; SPEC 2(a).
 
     :param reprojection_error: minimum over the sources, (B, 1, H, W)
     :param auto_mask: 1 = used, (B, 1, H, W)
     :return: scalar
     """
-    return (auto_mask * reprojection_error).sum() / (auto_mask.sum() + 1e-7)
+    return (auto_mask * reprojection_error).sum() / shared_count(auto_mask.sum()).clamp(min=1e-7)
