@@ -1,15 +1,13 @@
-"""One training run, as YAML says it: checked on reading, unknown keys refused."""
+"""One training run: every setting, its default and its bounds; config_file.py reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from tc_depth_ros.network.config import MONODEPTH, MONODEPTH2, PAPER, SMALL, DepthConfig
 from tc_depth_training.data.augmentation import ColourJitter
@@ -22,8 +20,13 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; lists every mistake."""
 
 
+def presets() -> list[str]:
+    """Names of the presets."""
+    return sorted(path.stem for path in PRESETS.glob('*.yaml'))
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra='forbid', frozen=True)
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):
@@ -55,6 +58,7 @@ class ValidationConfig(_Section):
     share: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # of each recording's time; 0: nothing
     block_s: Annotated[float, Field(gt=0)] = 10.0  # at most, of one stretch held out
     every_steps: Annotated[int, Field(ge=1)] = 500
+    max_windows: Annotated[int, Field(ge=1)] = 256  # judged each time, evenly spread
     # Stop after so many validations without a better one; None: never
     patience: Annotated[int, Field(ge=1)] | None = 10
 
@@ -89,6 +93,11 @@ class NetworkConfig(_Section):
             spatial_attention=self.spatial_attention,
             temporal_attention=self.temporal_attention,
         )
+
+
+def _disagreement(message: str, fields: tuple[str, ...]) -> PydanticCustomError:
+    """Settings that do not go together; their names tell the reader of a file where they stand."""
+    return PydanticCustomError('disagreement', message, {'fields': fields})
 
 
 SINGLE_FRAME_NETWORKS = ('monodepth', 'monodepth2')
@@ -131,10 +140,17 @@ class TrainingConfig(_Section):
     single_frame_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     # Running mean of the weights, which is what is written; None: the weights as they are
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.999
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     device: str = 'auto'
     # Of the networks; the losses are float32 always. auto: bfloat16 on CUDA, float32 elsewhere
     precision: Literal['auto', 'float32', 'bfloat16', 'float16'] = 'auto'
+
+    @field_validator('preset')
+    @classmethod
+    def _is_there(cls, preset: str) -> str:
+        if preset not in presets():
+            raise ValueError(f'unknown; there are {", ".join(presets())}')
+        return preset
 
     @model_validator(mode='before')
     @classmethod
@@ -156,91 +172,36 @@ class TrainingConfig(_Section):
     @model_validator(mode='after')
     def _check(self) -> TrainingConfig:
         if self.fit_focal_length and self.pose == 'learned':
-            raise ValueError(
-                'fit_focal_length needs pose: odometry, or nothing fixes the rotation'
+            raise _disagreement(
+                'fit_focal_length needs pose: odometry, or nothing fixes the rotation',
+                ('fit_focal_length', 'pose'),
+            )
+        if 0 not in self.loss.scales:
+            raise _disagreement(
+                f'loss.scales {list(self.loss.scales)} should hold 0, the size that depth is '
+                'asked for',
+                ('loss',),
             )
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f'steps {self.steps} and epochs {self.epochs}: give one of the two')
+            raise _disagreement(
+                f'steps {self.steps} and epochs {self.epochs}: give one of the two',
+                ('steps', 'epochs'),
+            )
         return self
 
 
-def presets() -> list[str]:
-    """Names of the presets."""
-    return sorted(path.stem for path in PRESETS.glob('*.yaml'))
+def flat_settings(config: BaseModel) -> dict[str, Any]:
+    """Every setting by its dotted key, as ``data.height``, in the order of the models."""
+    flat: dict[str, Any] = {}
+    for key, value in config:
+        if isinstance(value, BaseModel):
+            flat |= {f'{key}.{below}': inner for below, inner in flat_settings(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
-def load_config(source: Path | None, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """
-    Read a configuration: the preset that it names, under what it says itself.
-
-    :param source: YAML; or the name of a preset; or None for the defaults
-    :param overrides: ``a.b=value`` each, read as YAML
-    :raises ConfigError: unknown keys and wrong values, all at once
-    """
-    values: dict[str, Any] = {}
-    if source is not None and not source.exists() and str(source) in presets():
-        values = {'preset': str(source)}
-    elif source is not None:
-        values = _read(source)
-    for override in overrides:
-        key, equals, text = override.partition('=')
-        if not equals:
-            raise ConfigError(f"--set {override}: expected 'key=value', as in steps=500")
-        _assign(values, key.split('.'), _parse(text, f'--set {override}'))
-    try:
-        return TrainingConfig.model_validate(_over_preset(values))
-    except ValidationError as error:
-        problems = [
-            f'{".".join(str(part) for part in e["loc"])}: {e["msg"]} (is {e["input"]!r})'
-            for e in error.errors()
-        ]
-        raise ConfigError(
-            f'{source or "configuration"} has {len(problems)} mistakes:\n  '
-            + '\n  '.join(problems)
-        ) from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise ConfigError(
-            f'configuration {path} does not exist; there are the presets {", ".join(presets())}'
-        )
-    values = _parse(path.read_text(), str(path)) or {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no 'key: value' lines but {values!r}")
-    return values
-
-
-def _over_preset(values: dict[str, Any]) -> dict[str, Any]:
-    """Lay what is given over the preset that it names."""
-    name = values.get('preset', TrainingConfig().preset)
-    if name not in presets():
-        raise ConfigError(f"preset is '{name}'; there are {', '.join(presets())}")
-    base = _read(PRESETS / f'{name}.yaml')
-    # A run has one length: the one given here replaces the preset's, in whichever unit
-    if values.keys() & {'steps', 'epochs'}:
-        base = {key: value for key, value in base.items() if key not in ('steps', 'epochs')}
-    return _merge(base, values)
-
-
-def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in values.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(base[key], value) if both else value
-    return merged
-
-
-def _parse(text: str, origin: str) -> Any:
-    try:
-        return YAML(typ='safe').load(text)
-    except YAMLError as error:
-        raise ConfigError(f'{origin} is not YAML: {error}') from error
-
-
-def _assign(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    for key in keys[:-1]:
-        values = values.setdefault(key, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {'.'.join(keys)}: '{key}' is a value, not a section")
-    values[keys[-1]] = value
+def differences(a: TrainingConfig, b: TrainingConfig) -> list[str]:
+    """Dotted keys of the settings that differ."""
+    ours, theirs = flat_settings(a), flat_settings(b)
+    return [key for key in ours if ours[key] != theirs[key]]
