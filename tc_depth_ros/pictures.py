@@ -93,6 +93,14 @@ def write_picture(path: Path, image: RGBImage) -> None:
         raise OSError(f'cannot write {path}')
 
 
+def encode_picture(image: RGBImage, suffix: str) -> bytes:
+    """RGB (H, W, 3) as the contents of a ``.png`` or ``.jpg`` file."""
+    done, data = cv2.imencode(suffix, image[..., ::-1])
+    if not done:
+        raise ValueError(f'a picture of {image.shape} cannot be written as {suffix}')
+    return bytes(data)
+
+
 def write_ply(path: Path, cloud: NDArray[np.float32]) -> None:
     """Write the points of an organised cloud, (H, W, 4) or (N, 4), as a binary PLY file."""
     points = cloud.reshape(-1, 4)
