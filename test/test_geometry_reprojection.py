@@ -95,6 +95,13 @@ def test_rays_go_right_down_and_forward() -> None:
     torch.testing.assert_close(rays[at((2, 0))], torch.tensor([[0.0, -0.6, 1]]).double())
 
 
+def test_rays_are_those_of_the_inverse_of_K() -> None:
+    skewed = INTRINSICS.clone()
+    skewed[:, 0, 1] = 0.7
+    expected = torch.linalg.inv(skewed) @ pixel_grid(HEIGHT, WIDTH, DEPTH).flatten(1)
+    torch.testing.assert_close(pixel_rays(HEIGHT, WIDTH, skewed).flatten(2), expected)
+
+
 def test_depth_is_z_and_not_the_length_of_the_ray() -> None:
     points = backproject(torch.full((1, 1, HEIGHT, WIDTH), 2.0).double(), K)
     torch.testing.assert_close(points[at((6, 0))], torch.tensor([[2.0, -1.2, 2]]).double())

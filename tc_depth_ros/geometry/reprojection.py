@@ -24,12 +24,15 @@ def pixel_rays(height: int, width: int, K: Tensor) -> Tensor:
     """
     Rays ``K^-1 [u, v, 1]`` with z = 1.
 
-    :param K: intrinsics in pixels of an H x W image, (B, 3, 3)
+    :param K: intrinsics in pixels of an H x W image, upper triangular, (B, 3, 3)
     :return: rays in the optical frame, (B, 3, H, W)
     """
-    grid = pixel_grid(height, width, K)
-    rays: Tensor = torch.linalg.inv(K) @ grid.flatten(1)
-    return rays.view(-1, 3, height, width)
+    u, v, ones = pixel_grid(height, width, K)
+    # From the last row up: a general inverse has no ONNX, and makes the CPU wait for the GPU
+    entry = K[..., None, None]
+    y = (v - entry[:, 1, 2]) / entry[:, 1, 1]
+    x = (u - entry[:, 0, 2] - entry[:, 0, 1] * y) / entry[:, 0, 0]
+    return torch.stack([x, y, ones.expand_as(x)], dim=1)
 
 
 def backproject(depth: Tensor, K: Tensor) -> Tensor:

@@ -92,6 +92,11 @@ class Memory(NamedTuple):
     key: Tensor  # (B, N, d); its query too, the two are one projection
     value: Tensor  # (B, N, d)
 
+    def where(self, present: Tensor, other: Memory) -> Memory:
+        """Keep this one where a boolean scalar says so, take the other elsewhere."""
+        key, value = (torch.where(present, a, b) for a, b in zip(self, other, strict=True))
+        return Memory(key, value)
+
 
 class TemporalAttention(nn.Module):
     """Gather from the other frames what looks alike."""

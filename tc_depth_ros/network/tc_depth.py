@@ -104,7 +104,7 @@ class TCDepth(nn.Module):
         _check_size(*image.shape[-2:])
         encoded = self.encoder(image)
         coarse = self.coarse_depth(encoded.deep)
-        kernel = self._kernel(coarse, K)
+        kernel = self.kernel(coarse, K)
         first = self.blocks[0]
         features = first.spatial(encoded.deep, kernel)
         skips = (encoded.half, encoded.quarter, encoded.eighth)
@@ -136,7 +136,10 @@ class TCDepth(nn.Module):
         return features
 
     def attend_causal(
-        self, frame: EncodedFrame, past: Sequence[Sequence[Memory]]
+        self,
+        frame: EncodedFrame,
+        past: Sequence[Sequence[Memory]],
+        present: Tensor | None = None,
     ) -> tuple[Tensor, list[Memory]]:
         """
         Let a frame attend to what up to two older frames were when each was the newest.
@@ -144,6 +147,8 @@ class TCDepth(nn.Module):
         A missing neighbour is replaced by the frame itself.
 
         :param past: per older frame, its memory of every block
+        :param present: which entries of past are there, a boolean each, where only a tensor can
+            tell (an exported graph has no lists); None: all
         :return: the frame's features (B, C, h, w), and its own memory of every block
         """
         features, memory = frame.features, frame.memory
@@ -153,6 +158,8 @@ class TCDepth(nn.Module):
                 features = block.spatial(features, frame.kernel)
                 memory = block.temporal.remember(features)
             others = [older[depth] for older in past]
+            if present is not None:
+                others = [o.where(p, memory) for o, p in zip(others, present, strict=True)]
             others += [memory] * (NEIGHBOURS - len(others))
             features = block.temporal(features, memory, others)
             memories.append(memory)
@@ -167,7 +174,14 @@ class TCDepth(nn.Module):
             memories.append(memory)
         return features
 
-    def _kernel(self, coarse_inverse_depth: Tensor, K: Tensor) -> Tensor:
+    def kernel(self, coarse_inverse_depth: Tensor, K: Tensor) -> Tensor:
+        """
+        Weights of the spatial attention, the same for every block.
+
+        :param coarse_inverse_depth: in 1/m, (B, 1, h, w)
+        :param K: intrinsics in pixels of the image, (B, 3, 3)
+        :return: (B, N, N), N = h w
+        """
         size = (coarse_inverse_depth.shape[-2], coarse_inverse_depth.shape[-1])
         cell_K = attention_intrinsics(K, STRIDE, size, self.config.attention_intrinsics)
         return distance_kernel(1 / coarse_inverse_depth, cell_K, self.config.kernel_sigma)

@@ -1,0 +1,237 @@
+"""ONNX of the streaming step: equal to the stream in torch, in onnxruntime, or no file at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_network import TINY, camera_matrix, frames, lively
+
+from tc_depth_ros.geometry.depth import depth_from_disparity
+from tc_depth_ros.network.build import DepthNetwork
+from tc_depth_ros.network.checkpoint import WeightsInfo, read_weights_info, save_weights
+from tc_depth_ros.network.config import (
+    KITTI_ATTENTION_INTRINSICS,
+    DepthConfig,
+    MonodepthConfig,
+    TCDepthConfig,
+)
+from tc_depth_ros.network.encoder import EfficientNetLite0
+from tc_depth_ros.network.monodepth import Monodepth
+from tc_depth_ros.network.stream import open_stream
+from tc_depth_ros.predictor import DEFAULT_WEIGHTS
+from tc_depth_training import export
+from tc_depth_training.cli import main
+from tc_depth_training.export import (
+    MAX_DIFFERENCE,
+    NEEDED,
+    ExportError,
+    _Recording,
+    export_onnx,
+)
+from tc_depth_training.streaming_step import StreamingStep
+
+REPOSITORY = Path(__file__).parents[1]
+SIZE = (40, 48)
+CAUSAL = replace(
+    TINY, temporal='causal', blocks=2, attention_intrinsics=KITTI_ATTENTION_INTRINSICS
+)
+NETWORKS: dict[str, DepthConfig] = {
+    'one block': TINY,
+    'causal': CAUSAL,
+    'window': replace(TINY, blocks=2),
+    'no attention': replace(TINY, temporal_attention=False, spatial_attention=False),
+    'monodepth': MonodepthConfig(decoder_channels=(8, 8, 8, 8, 8)),
+}
+STATES = {
+    'one block': ['past_count', 'past_keys', 'past_values'],
+    'causal': ['past_count', 'past_keys', 'past_values'],
+    'window': ['past_count', 'past_features', 'past_coarse', 'past_K'],
+    'no attention': [],
+    'monodepth': [],
+}
+modes = pytest.mark.parametrize('mode', NETWORKS)
+
+
+@pytest.fixture
+def short_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block in each stage: the exporter's time goes by the number of operations."""
+    stages = tuple((*sizes, 1, stride) for *sizes, _, stride in EfficientNetLite0.STAGES)
+    monkeypatch.setattr(EfficientNetLite0, 'STAGES', stages)
+
+
+def build(config: DepthConfig) -> DepthNetwork:
+    """A random network whose disparities are neither all alike nor at the sigmoid's ends."""
+    if isinstance(config, TCDepthConfig):
+        network: DepthNetwork = lively(config)
+    else:
+        torch.manual_seed(1)
+        network = Monodepth(config).eval()
+    head, seen = network.decoder.disparity[0], []
+    hook = head.register_forward_hook(lambda _, inputs, logits: seen.append(logits))
+    with torch.inference_mode():
+        open_stream(network).push(frames(1, *SIZE)[0], camera_matrix(*SIZE))
+    hook.remove()
+    spread, mean = torch.std_mean(seen[0].double())
+    with torch.no_grad():
+        head.weight.div_(spread)
+        head.bias.sub_(mean).div_(spread)
+    return network
+
+
+def weights_file(folder: Path, config: DepthConfig) -> Path:
+    path = folder / 'weights.safetensors'
+    info = WeightsInfo(config, *SIZE, metric=True, scale=1.5, training_data='a room')
+    save_weights(path, build(config), info)
+    return path
+
+
+def need_packages() -> None:
+    for name in NEEDED:
+        pytest.importorskip(name)
+
+
+@modes
+def test_the_step_is_the_stream_from_the_first_frame_on(mode: str) -> None:
+    # In float64, for random weights make much of the last digits
+    network = build(NETWORKS[mode]).double()
+    stream, step = open_stream(network), StreamingStep(network, 1.5, SIZE)
+    assert [port.name for port in step.state] == STATES[mode]
+    images, disparities = frames(5, *SIZE).double(), []
+    # What is said not to be there is not looked at
+    state = [torch.full_like(port.zeros(), 0 if port.shape == (1,) else 9) for port in step.state]
+    with torch.inference_mode():
+        for index in range(5):
+            stretch = torch.tensor([[1 + 0.3 * index], [1.0], [1.0]])
+            K = (camera_matrix(*SIZE) * stretch).double()
+            expected = stream.push(images[:, index], K)
+            depth, disparity, *state = step(images[:, index], K, *state)
+            assert expected is not None
+            disparities.append(disparity)
+            torch.testing.assert_close(disparity, expected.disparity, rtol=0, atol=1e-6)
+            torch.testing.assert_close(depth, 1.5 * depth_from_disparity(disparity, 0.1, 100))
+            assert [tuple(x.shape) for x in state] == [port.shape for port in step.state]
+    assert (disparities[1] - disparities[0]).std() > 0.02  # or all of this would prove little
+
+
+@modes
+@pytest.mark.usefixtures('short_encoder')
+def test_onnxruntime_answers_as_the_stream_does(mode: str, tmp_path: Path) -> None:
+    need_packages()
+    import onnxruntime
+
+    weights, out = weights_file(tmp_path, NETWORKS[mode]), tmp_path / 'new' / 'depth.onnx'
+    exported = export_onnx(weights, out)
+    assert exported.parity.worst < MAX_DIFFERENCE
+    assert [file.name for file in out.parent.iterdir()] == ['depth.onnx']  # all in one file
+
+    session = onnxruntime.InferenceSession(out, providers=['CPUExecutionProvider'])
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    assert [(x.name, tuple(x.shape)) for x in inputs] == [
+        (port.name, port.shape) for port in exported.inputs
+    ]
+    assert [x.name for x in inputs] == ['image', 'K', *STATES[mode]]
+    following = [f'next_{name}' for name in STATES[mode]]
+    assert [x.name for x in outputs] == ['depth', 'disparity', *following]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert ('rectified' in metadata['K']) == (mode in ('one block', 'window'))
+
+    stream, images, K = open_stream(build(NETWORKS[mode])), frames(4, *SIZE), camera_matrix(*SIZE)
+    types = {'tensor(float)': np.float32, 'tensor(int64)': np.int64}
+    feed = {x.name: np.zeros(x.shape, types[x.type]) for x in inputs}
+    for index in range(4):
+        feed |= {'image': images[:, index].numpy(), 'K': K.numpy()}
+        answer = session.run(None, feed)
+        with torch.inference_mode():
+            expected = stream.push(images[:, index], K)
+        assert expected is not None
+        assert answer[1].std() > 0.05
+        np.testing.assert_allclose(answer[1], expected.disparity, rtol=0, atol=MAX_DIFFERENCE)
+        # Outputs are copied to inputs in their order: what a program in C++ does
+        feed |= {x.name: value for x, value in zip(inputs[2:], answer[2:], strict=True)}
+    if STATES[mode]:
+        assert feed['past_count'].tolist() == [2]
+
+
+@pytest.mark.parametrize('difference', [2e-4, float('nan'), None])
+def test_a_graph_that_disagrees_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: float | None
+) -> None:
+    need_packages()
+    weights, out = weights_file(tmp_path, NETWORKS['monodepth']), tmp_path / 'out' / 'depth.onnx'
+    out.parent.mkdir()
+    out.write_text('the old one')
+
+    def write(step: StreamingStep, info: WeightsInfo, path: Path) -> None:
+        path.write_text('a graph')
+
+    def streamed(path: Path, step: StreamingStep, recording: _Recording) -> list[np.ndarray]:
+        assert path.read_text() == 'a graph'
+        return [disparity + (difference or 0.0) for disparity in recording.disparities]
+
+    monkeypatch.setattr(export, '_write', write)
+    monkeypatch.setattr(export, '_streamed', streamed)
+    if difference is None:
+        export_onnx(weights, out)
+        assert out.read_text() == 'a graph'
+    else:
+        with pytest.raises(ExportError, match='differs from torch by'):
+            export_onnx(weights, out)
+        assert out.read_text() == 'the old one'
+    assert len(list(out.parent.iterdir())) == 1
+
+
+def test_a_missing_package_is_answered_by_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export, 'NEEDED', ('onnx_of_nobody', 'json'))
+    weights = weights_file(tmp_path, TINY)
+    assert main(['export', str(weights), '--onnx', str(tmp_path / 'x.onnx')]) == 1
+    expected = 'export needs onnx_of_nobody: pip install tc-depth-training[onnx]'
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / 'x.onnx').exists()
+
+
+def test_a_size_that_no_network_takes_is_refused(tmp_path: Path) -> None:
+    need_packages()
+    with pytest.raises(ValueError, match='size is 36x48'):
+        export_onnx(weights_file(tmp_path, TINY), tmp_path / 'x.onnx', (36, 48))
+
+
+@pytest.mark.slow
+def test_the_command_says_little_and_the_file_all_that_is_needed(tmp_path: Path) -> None:
+    need_packages()
+    import onnxruntime
+
+    out = tmp_path / 'small.onnx'
+    command = [sys.executable, '-m', 'tc_depth_training.cli', 'export', str(DEFAULT_WEIGHTS)]
+    told = subprocess.run(  # a process of its own, or pytest would take the exporter's log
+        [*command, '--onnx', str(out), '--size', '96', '128'],
+        env=os.environ | {'PYTHONPATH': f'{REPOSITORY}:{REPOSITORY / "training"}'},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stderr == ''
+    wrote, inputs, _, parity, _ = told.stdout.splitlines()
+    assert wrote == f'wrote {out}, {out.stat().st_size / 1e6:.1f} MB'
+    assert 'image 1x3x96x128' in inputs and 'past_keys 1x2x1x192x64' in inputs
+    assert float(parity.split()[4]) < 1e-5
+
+    session = onnxruntime.InferenceSession(out, providers=['CPUExecutionProvider'])
+    metadata = session.get_modelmeta().custom_metadata_map
+    info = read_weights_info(DEFAULT_WEIGHTS)
+    assert WeightsInfo.from_json(metadata['weights']) == info
+    assert (metadata['height'], metadata['width']) == ('96', '128')
+    assert (metadata['metric'], metadata['depth_unit']) == ('true', 'm')
+    assert float(metadata['scale']) == info.scale
+    assert json.loads(metadata['inputs'])['image']['shape'] == [1, 3, 96, 128]
+    assert json.loads(metadata['outputs'])['depth']['meaning'] == 'z, network units times scale'
+    assert json.loads(metadata['state'])['next_past_keys'] == 'past_keys'
