@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -108,12 +109,19 @@ def test_an_interrupted_write_leaves_the_old_file(
 ) -> None:
     before = path.read_bytes()
 
-    def fail(*_: object, **__: object) -> None:
-        raise OSError('disk full')
+    def fail(*_: object) -> None:
+        raise OSError('power cut')
 
-    monkeypatch.setattr('tc_depth_ros.network.checkpoint.save_file', fail)
-    with pytest.raises(OSError, match='disk full'):
-        save_weights(path, TCDepth(TINY), INFO)
+    for cut, error in (('os.fsync', 'power cut'), ('nothing', 'File too large')):
+        with monkeypatch.context() as patch:
+            before_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+            if cut == 'os.fsync':
+                patch.setattr(cut, fail)
+            else:  # the disk is full after so many bytes
+                resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before_limit[1]))
+            with pytest.raises(OSError, match=error):
+                save_weights(path, TCDepth(TINY), INFO)
+            resource.setrlimit(resource.RLIMIT_FSIZE, before_limit)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from tc_depth_ros.network.build import DepthNetwork, build_network
@@ -90,8 +90,10 @@ def save_weights(
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         metadata = {'format': FORMAT, 'info': info.to_json(), CHECKSUM_KEY: checksum(tensors)}
-        save_file(tensors, temporary, metadata)
-        temporary.chmod(0o644)  # safetensors lets only its owner read it
+        with temporary.open('wb') as file:
+            file.write(save(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may keep the name and lose the contents
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
