@@ -9,7 +9,7 @@ import pytest
 from tc_depth_training import ablation
 from tc_depth_training.ablation import COMMON, VARIANTS, Scene, table, train_variant
 from tc_depth_training.bag_writer import write_bag
-from tc_depth_training.config import load_config
+from tc_depth_training.config_file import load_config
 from tc_depth_training.evaluate import evaluate
 from tc_depth_training.synthetic import render_recording
 

@@ -12,13 +12,15 @@ from test_network import camera_matrix, frames
 
 from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_ros.network.checkpoint import WeightsError, WeightsInfo, load_weights, save_weights
-from tc_depth_ros.network.config import MONODEPTH, MONODEPTH2, PAPER
+from tc_depth_ros.network.config import MONODEPTH
 from tc_depth_ros.network.monodepth import Monodepth
 from tc_depth_ros.predictor import DepthPredictor
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
-from tc_depth_training.config import ConfigError, TrainingConfig, load_config, presets
+from tc_depth_training.config_file import load_config
 from tc_depth_training.data.bag import Bag
+from tc_depth_training.data.windows import Batch
+from tc_depth_training.run import Run, TakenStep
 from tc_depth_training.schedule import Schedule
 from tc_depth_training.synthetic import render_recording
 from tc_depth_training.teacher import Teacher, epoch_file
@@ -168,46 +170,18 @@ def test_the_default_rate_warms_up_and_falls_to_a_rest() -> None:
     assert [schedule.ends_epoch(step) for step in (5, 6, 7, 13)] == [False, True, False, True]
 
 
-def test_the_presets_are_what_they_say() -> None:
-    assert presets() == ['monodepth', 'paper', 'small', 'smoke']
-    assert load_config(Path('small')) == TrainingConfig()
-    paper, teacher = load_config(Path('paper')), load_config(Path('monodepth'))
-    assert paper.network.structure() == PAPER and paper.epochs == 30 and paper.steps is None
-    assert (paper.batch_size, paper.teacher_epochs, paper.target) == (6, 20, 'centre')
-    assert not paper.loss.cycle_per_image and paper.gradient_norm is None
-    assert paper.loss.scales == (0, 1, 2, 3) and paper.loss.geometric_weight == 0.1
-    assert teacher.network.structure() == MONODEPTH2
-    assert teacher.epochs == 20 and teacher.save_every_epoch
+@pytest.mark.parametrize(('target', 'expected'), [('centre', {1}), ('random', {0, 1, 2})])
+def test_the_centre_is_the_only_target_where_asked(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, expected: set[int]
+) -> None:
+    learn, targets = Run.learn, []
 
+    def watched(run: Run, batch: Batch) -> TakenStep:
+        taken = learn(run, batch)
+        targets.append(taken.target)
+        return taken
 
-def test_what_is_given_is_laid_over_the_preset(tmp_path: Path) -> None:
-    file = tmp_path / 'mine.yaml'
-    file.write_text('preset: paper\ndata:\n  width: 320\nsteps: 7\n')
-    config = load_config(file, ['loss.geometric_weight=0.2'])
-    assert (config.data.width, config.data.height) == (320, 192)
-    assert config.steps == 7 and config.epochs is None
-    assert config.loss.geometric_weight == 0.2 and not config.loss.cycle_per_image
-
-
-@pytest.mark.parametrize(
-    ('overrides', 'words'),
-    [
-        (['preset=large'], "preset is 'large'; there are monodepth, paper, small, smoke"),
-        (['steps=5', 'epochs=5'], 'give one of the two'),
-        (['epochs=null', 'steps=null'], 'give one of the two'),
-        (['target=left'], 'target'),
-    ],
-)
-def test_wrong_configurations_are_refused(overrides: list[str], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        load_config(None, overrides)
-
-
-def test_a_configuration_that_is_neither_file_nor_preset_lists_the_presets() -> None:
-    with pytest.raises(ConfigError, match='large does not exist; there are the presets monodepth'):
-        load_config(Path('large'))
-
-
-def test_the_centre_is_the_only_target_where_asked(bag: Path, tmp_path: Path) -> None:
-    config = load_config(None, [*SMOKE, 'steps=1', 'target=centre', 'gradient_norm=null'])
-    assert train([bag], config, tmp_path).final_loss > 0
+    monkeypatch.setattr(Run, 'learn', watched)
+    config = load_config(None, [*SMOKE, 'steps=12', f'target={target}', 'gradient_norm=null'])
+    assert train([bag], config, tmp_path).finished
+    assert set(targets) == expected

@@ -18,14 +18,22 @@ from rosbags.typesys import Stores, get_typestore
 from test_network import TINY, lively
 
 from tc_depth_ros.geometry.depth import depth_from_disparity
-from tc_depth_ros.network.checkpoint import WeightsInfo, load_weights, save_weights
-from tc_depth_ros.predictor import DepthPredictor
+from tc_depth_ros.network.checkpoint import (
+    WeightsError,
+    WeightsInfo,
+    load_weights,
+    save_weights,
+)
+from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor
 from tc_depth_training import train as training
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
-from tc_depth_training.config import TrainingConfig, load_config
+from tc_depth_training.config import TrainingConfig
+from tc_depth_training.config_file import load_config
 from tc_depth_training.data.bag import Bag
 from tc_depth_training.pretrained import PACKAGE, imagenet_file
+from tc_depth_training.starting_model import starting_model
+from tc_depth_training.step import TrainingModel
 from tc_depth_training.synthetic import render_recording
 
 REPOSITORY = Path(__file__).parents[1]
@@ -38,6 +46,7 @@ SMOKE = [
     'loss.scales=[0, 2]',
     'warm_up_steps=2',
     'batch_size=2',
+    'watch.tensorboard=false',
 ]
 
 
@@ -49,31 +58,40 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def log_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / 'log.jsonl').read_text().splitlines()]
+    entries = [json.loads(line) for line in (out / 'log.jsonl').read_text().splitlines()]
+    return [entry for entry in entries if 'total' in entry]
 
 
 def settings(*more: str) -> list[str]:
     return [part for value in [*SMOKE, *more] for part in ('--set', value)]
 
 
-@pytest.mark.parametrize('pose', ['odometry', 'learned'])
+@pytest.mark.parametrize(
+    ('pose', 'source'),
+    [
+        ('odometry', 'odometry, which gave the motion'),
+        ('both', 'odometry, which gave the motion'),
+        ('learned', 'depth of /camera/depth/image_rect_raw, fitted'),
+    ],
+)
 def test_a_run_writes_weights_that_the_predictor_loads(
-    bag: Path, tmp_path: Path, pose: str
+    bag: Path, tmp_path: Path, pose: str, source: str
 ) -> None:
     status = main(
         ['train', str(bag), '--out', str(tmp_path), *settings('steps=3', f'pose={pose}')]
     )
     assert status == 0
     loaded = load_weights(tmp_path / 'weights.safetensors')
-    assert loaded.info.metric == (pose == 'odometry')
-    assert (loaded.pose_net is not None) == (pose == 'learned')
+    assert loaded.info.metric and loaded.info.scale_source.startswith(source)
+    assert (loaded.info.scale != 1) == (pose == 'learned')
+    assert (loaded.pose_net is not None) == (pose != 'odometry')
     assert loaded.info.training_data == 'room'
     predictor = DepthPredictor.from_weights(tmp_path / 'weights.safetensors', 'cpu')
     with Bag(bag) as opened:
         prediction = predictor.push(next(opened.frames(opened.find_camera())))
     assert prediction is not None and np.isfinite(prediction.depth).all()
     assert [entry['step'] for entry in log_of(tmp_path)] == [1, 2, 3]
-    assert TrainingConfig.model_validate_json((tmp_path / 'config.json').read_text())
+    assert (load_config(tmp_path / 'config.yaml').steps, loaded.info.notes['steps']) == (3, 3)
 
 
 def test_the_same_seed_gives_the_same_run(bag: Path, tmp_path: Path) -> None:
@@ -126,7 +144,7 @@ def test_a_wrong_focal_length_is_found(tmp_path: Path) -> None:
 
 def test_a_network_starts_at_the_depth_asked_for() -> None:
     config = load_config(None, ['network.imagenet=false', 'network.initial_depth=7'])
-    network = training.build_model(config).network.eval()
+    network = starting_model(config).network.eval()
     with torch.inference_mode():
         images = torch.rand(1, 3, 3, 32, 48)
         output = network(images, torch.tensor([[[40.0, 0, 24], [0, 40, 16], [0, 0, 1]]]))
@@ -136,18 +154,46 @@ def test_a_network_starts_at_the_depth_asked_for() -> None:
     assert (1 / output.coarse_inverse_depth).median().item() == pytest.approx(7, rel=0.3)
 
 
+def test_a_run_can_start_from_the_embedded_weights(bag: Path, tmp_path: Path) -> None:
+    embedded = load_weights(DEFAULT_WEIGHTS).network.state_dict()
+    config = load_config(None, ['init=default', 'pose=both', 'network.imagenet=false'])
+    model = starting_model(config)
+    assert model.pose_net is not None
+    for name, value in model.network.state_dict().items():
+        assert torch.equal(value, embedded[name]), name
+
+
+@pytest.mark.parametrize(
+    ('more', 'words'),
+    [
+        (['network.temporal=causal'], 'temporal window, not causal'),
+        (['network.name=monodepth'], 'tc_depth, not monodepth'),
+        (['network.name=paper'], 'encoder efficientnet_lite0, not drn_c_26'),
+    ],
+)
+def test_weights_of_another_network_are_no_start(more: list[str], words: str) -> None:
+    with pytest.raises(WeightsError, match=words):
+        starting_model(load_config(None, ['init=default', *more]))
+
+
+def test_a_start_that_is_not_there_is_known_before_the_bags_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ['train', 'no_bag', '--out', str(tmp_path / 'out'), '--init', 'nowhere.safetensors']
+    assert main(command) == 1
+    assert 'nowhere.safetensors do not exist' in capsys.readouterr().err
+
+
 def test_a_loss_that_is_no_number_stops_the_run(
     bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = training.build_model
-
-    def poisoned(config: TrainingConfig, recordings: int) -> training.TrainingModel:
-        model = original(config, recordings)
+    def poisoned(config: TrainingConfig, device: torch.device) -> TrainingModel:
+        model = starting_model(config, device)
         with torch.no_grad():
             model.network.decoder.disparity[0].bias.fill_(math.nan)  # type: ignore[union-attr]
         return model
 
-    monkeypatch.setattr(training, 'build_model', poisoned)
+    monkeypatch.setattr(training, 'starting_model', poisoned)
     status = main(
         ['train', str(bag), '--out', str(tmp_path), *settings('steps=3', 'pose=odometry')]
     )
@@ -159,16 +205,12 @@ def test_a_loss_that_is_no_number_stops_the_run(
 def test_imagenet_weights_fit_the_encoder() -> None:
     pytest.importorskip(PACKAGE)
     assert imagenet_file().suffix == '.pth'
-    network = training.build_model(load_config(None)).network
+    network = starting_model(load_config(None)).network
     torch.manual_seed(0)
-    fresh = training.build_model(load_config(None, ['network.imagenet=false'])).network
+    fresh = starting_model(load_config(None, ['network.imagenet=false'])).network
     loaded_stem = network.encoder.backbone.stem[0].weight  # type: ignore[union-attr]
     fresh_stem = fresh.encoder.backbone.stem[0].weight  # type: ignore[union-attr]
     assert not torch.equal(loaded_stem, fresh_stem)
-
-
-def test_the_shipped_configuration_says_the_defaults() -> None:
-    assert load_config(REPOSITORY / 'config' / 'training.yaml') == TrainingConfig()
 
 
 @pytest.mark.parametrize(

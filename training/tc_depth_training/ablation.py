@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from tc_depth_training.bag_writer import write_bag
-from tc_depth_training.config import load_config
+from tc_depth_training.config_file import load_config
 from tc_depth_training.evaluate import evaluate
+from tc_depth_training.run_folder import WEIGHTS_NAME
 from tc_depth_training.synthetic import iterate_recording
-from tc_depth_training.train import WEIGHTS_NAME, train
+from tc_depth_training.train import train
 
 # What is left out, as settings of the configuration
 VARIANTS: Mapping[str, Sequence[str]] = {
@@ -79,13 +80,13 @@ def train_variant(scene: Scene, variant: str, seed: int, steps: int, out: Path) 
     """Train one variant, unless it is there already; returns its weights."""
     folder = out / scene.name / variant.replace(' ', '_') / f'seed_{seed}'
     weights = folder / WEIGHTS_NAME
-    # The trainer writes on the way too; only a finished run is marked
+    # The trainer writes on the way too; only a finished run is marked, others go on
     done = folder / 'done'
     if not done.exists():
         print(f'training {scene.name}, {variant}, seed {seed}', flush=True)
         sized = (f'steps={steps}', f'seed={seed}')
         overrides = [*COMMON, *scene.settings, *VARIANTS[variant], *sized]
-        train(scene.training, load_config(None, overrides), folder)
+        train(scene.training, load_config(None, overrides), folder, resume=True)
         done.touch()
     return weights
 

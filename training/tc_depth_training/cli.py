@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tc_depth_ros.network.checkpoint import WeightsError
-from tc_depth_training.config import ConfigError, DataConfig, load_config, presets
+from tc_depth_training.config import ConfigError, DataConfig, presets
+from tc_depth_training.config_file import load_config
 from tc_depth_training.data.bag import BagError
 
 
@@ -32,13 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from tc_depth_training.run_folder import CONFIG_NAME
     from tc_depth_training.train import train
 
-    network = [f'network.name={arguments.model}'] if arguments.model else []
-    overrides = [*network, *arguments.set, *_topic_overrides(arguments)]
-    config = load_config(arguments.config, overrides)
-    run = train(arguments.bags, config, arguments.out)
-    print(f'wrote {run.weights}')
+    source, overrides = arguments.config, _overrides(arguments)
+    if arguments.resume and not (source or overrides):
+        begun_with = arguments.out / CONFIG_NAME
+        source = begun_with if begun_with.exists() else None
+    config = load_config(source, overrides)
+    train(arguments.bags, config, arguments.out, resume=arguments.resume)
     return 0
 
 
@@ -144,14 +147,26 @@ def _import_official(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _topic_overrides(arguments: argparse.Namespace) -> list[str]:
-    """Topics given on the command line, as settings of the configuration."""
+def _export(arguments: argparse.Namespace) -> int:
+    from tc_depth_training.export import describe, export_onnx
+
+    size = tuple(arguments.size) if arguments.size else None
+    print(describe(export_onnx(arguments.weights, arguments.onnx, size)))
+    return 0
+
+
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    """What the command line of ``train`` says, as settings of the configuration."""
     given = {
-        'image_topics': f'[{arguments.image}]' if arguments.image else '',
-        'camera_info_topic': arguments.camera_info,
-        'odometry_topic': arguments.odom,
+        'network.name': arguments.model,
+        'init': arguments.init,
+        'data.image_topics': f'[{", ".join(arguments.image)}]' if arguments.image else '',
+        'data.camera_info_topic': arguments.camera_info,
+        'data.odometry_topic': arguments.odom,
+        'data.depth_topic': arguments.depth,
+        'data.lidar_topic': arguments.lidar,
     }
-    return [f'data.{key}={topic}' for key, topic in given.items() if topic]
+    return [*(f'{key}={value}' for key, value in given.items() if value), *arguments.set]
 
 
 def _add_topics(parser: argparse.ArgumentParser) -> None:
@@ -173,8 +188,20 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument('--model', help='the network; monodepth is the single-frame teacher')
     train.add_argument('--set', action='append', default=[], metavar='A.B=C', help='override')
     train.add_argument('--out', type=Path, default=Path('runs/latest'), help='folder to write')
-    _add_topics(train)
-    train.add_argument('--odom', default='', metavar='TOPIC', help='default: the only one')
+    train.add_argument(
+        '--resume', action='store_true', help='go on with the run in --out, if there is one'
+    )
+    train.add_argument(
+        '--init', default='', metavar='W', help="weights to start from; 'default': the embedded"
+    )
+    train.add_argument(
+        '--image', action='append', default=[], metavar='TOPIC', help='default: the only one'
+    )
+    train.add_argument('--camera-info', default='', metavar='TOPIC', help='default: beside it')
+    found = 'default: the only one'
+    train.add_argument('--odom', default='', metavar='TOPIC', help=found)
+    train.add_argument('--depth', default='', metavar='TOPIC', help=f'to judge by; {found}')
+    train.add_argument('--lidar', default='', metavar='TOPIC', help=f'to judge by; {found}')
     train.set_defaults(run=_train)
 
     inspect = commands.add_parser('inspect', help='what a bag holds, and if one can train on it')
@@ -245,6 +272,14 @@ def _parser() -> argparse.ArgumentParser:
     official.add_argument('folder', type=Path, help='holds encoder.pth, depth.pth and so on')
     official.add_argument('out', type=Path, metavar='OUT.safetensors', help='file to write')
     official.set_defaults(run=_import_official)
+
+    export = commands.add_parser('export', help='weights as ONNX, one frame after the other')
+    export.add_argument('weights', type=Path, metavar='WEIGHTS')
+    export.add_argument('--onnx', type=Path, required=True, metavar='OUT.onnx', help='to write')
+    export.add_argument(
+        '--size', nargs=2, type=int, metavar=('H', 'W'), help="pixels; default: the weights' own"
+    )
+    export.set_defaults(run=_export)
     return parser
 
 

@@ -28,8 +28,16 @@ class Schedule:
         return step // self.epoch_steps
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether a step is the last of its epoch."""
-        return (step + 1) % self.epoch_steps == 0
+        """Whether a step is the last of its epoch, or of the run."""
+        return (step + 1) % self.epoch_steps == 0 or self.is_last(step)
+
+    def is_last(self, step: int) -> bool:
+        """Whether a step is the last of the run."""
+        return step + 1 == self.steps
+
+    def is_due(self, step: int, every_steps: int) -> bool:
+        """Whether what is done every so many steps, and at the end, is done after a step."""
+        return (step + 1) % every_steps == 0 or self.is_last(step)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step over the one configured: warm-up, then cosine or steps down."""

@@ -1,280 +1,176 @@
-"""Train TC-Depth on bags: config -> data -> networks -> loop. One page."""
+"""Train TC-Depth on bags: join the processes -> read -> build -> step by step -> finish."""
 
 from __future__ import annotations
 
-import json
-import math
-import platform
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import ConcatDataset, DataLoader
-from tqdm import tqdm
 
-from tc_depth_ros.geometry.depth import disparity_from_depth
-from tc_depth_ros.network.build import DepthNetwork, build_network
-from tc_depth_ros.network.checkpoint import WeightsInfo, save_weights
-from tc_depth_ros.network.config import PoseNetConfig
-from tc_depth_ros.network.encoder import EfficientNetLite0
-from tc_depth_ros.network.pose import PoseNet
-from tc_depth_ros.network.tc_depth import TCDepth
-from tc_depth_training import __version__
-from tc_depth_training.config import NetworkConfig, TrainingConfig
-from tc_depth_training.data.bag import BagError
-from tc_depth_training.data.recording import read_recording
-from tc_depth_training.data.windows import FRAMES, Batch, WindowDataset, find_windows, join
-from tc_depth_training.losses.objective import Objective
-from tc_depth_training.pretrained import imagenet_file, load_imagenet
-from tc_depth_training.schedule import Schedule
-from tc_depth_training.step import FocalFactor, TrainingModel, augmented
+from tc_depth_training.config import TrainingConfig
+from tc_depth_training.config_file import save_config
+from tc_depth_training.data.loader import share_of_batch
+from tc_depth_training.finish import finish
+from tc_depth_training.guards import TrainingError
+from tc_depth_training.interruption import Interruption
+from tc_depth_training.processes import Processes, join_processes
+from tc_depth_training.run import ASKED, Run
+from tc_depth_training.run_folder import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    find_state,
+    held_folder,
+    writing,
+)
+from tc_depth_training.starting_model import starting_model
 from tc_depth_training.teacher import Teacher, epoch_file
-
-SAVE_EVERY = 200  # steps
-WEIGHTS_NAME = 'weights.safetensors'
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on; the message names the step and the remedy."""
+from tc_depth_training.training_data import load_training_data
+from tc_depth_training.watch.report import REPORT_NAME
+from tc_depth_training.watch.watcher import Watcher
 
 
 @dataclass(frozen=True)
-class Run:
+class Outcome:
     """What a run left behind."""
 
     weights: Path
-    final_loss: float
+    steps: int  # done
+    finished: bool  # False: it was asked to end before
 
 
-def train(bags: Sequence[Path], config: TrainingConfig, out: Path) -> Run:
+def train(
+    bags: Sequence[Path], config: TrainingConfig, out: Path, *, resume: bool = False
+) -> Outcome:
     """
-    Train on bags and write ``weights.safetensors``, ``config.json`` and ``log.jsonl`` to a folder.
+    Train on bags; everything is written to one folder.
 
+    ``weights.safetensors`` (the best so far), ``last.pt`` (to go on from), ``config.yaml``,
+    ``log.jsonl``, ``pictures/`` and ``tensorboard/``; in the end ``report.html`` and
+    ``README.md``, the weights' model card. SIGINT and SIGTERM end the run after its step, with
+    all that it has learned.
+
+    :param resume: go on with the run that is in the folder, if there is one
     :raises BagError: a bag cannot be used
-    :raises WeightsError: the teacher cannot be used
-    :raises TrainingError: the loss stopped being a number
+    :raises ConfigError: the folder holds a run already, or one of another configuration
+    :raises WeightsError: the teacher, or the weights to start from, cannot be used
+    :raises TrainingError: the loss stopped being a number, or the folder cannot be written
     """
+    with Interruption() as interruption, join_processes(config.device) as processes:
+        hold = held_folder(out) if processes.is_main else nullcontext()
+        with hold, _deterministic(processes.device):
+            try:
+                run = _prepare(bags, config, out, processes, resume=resume)
+            except KeyboardInterrupt:
+                print('stopped before the first step; bags that were read are in the cache')
+                return Outcome(out / WEIGHTS_NAME, 0, finished=False)
+            interruption.wait_for_steps()
+            return _carry_out(run, out, interruption)
+
+
+def _prepare(
+    bags: Sequence[Path], config: TrainingConfig, out: Path, processes: Processes, *, resume: bool
+) -> Run:
+    """Read and build all that a run needs; what is wrong shows in the order of its price."""
+    share_of_batch(config.batch_size, processes.count)
+    state = find_state(out, config, resume) if processes.is_main else None
+    state = processes.from_main(state)
+    teacher = Teacher(Path(config.teacher), processes.device) if config.teacher else None
     torch.manual_seed(config.seed)
-    generator = torch.Generator().manual_seed(config.seed)
-    device = torch.device(
-        'cuda' if config.device == 'auto' and torch.cuda.is_available() else 'cpu'
-    )
-    if config.device != 'auto':
-        device = torch.device(config.device)
-    # A wrong teacher must show before the bags are read
-    teacher = Teacher(Path(config.teacher), device) if config.teacher else None
-    dataset = load_windows(bags, config)
-    schedule = Schedule(config, len(dataset) // config.batch_size)
-    model = build_model(config, len(bags)).to(device).train()
-    parts = independent_parts(model)
-    optimizer = torch.optim.Adam(parameter_groups(model, config.learning_rate))
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / 'config.json').write_text(config.model_dump_json(indent=2))
-    batches = tqdm(_endless(dataset, config, generator), 'training', schedule.steps, unit='step')
-    with (out / 'log.jsonl').open('w') as log:
-        for step, batch in zip(range(schedule.steps), batches, strict=False):
-            batch, seen = augmented(batch.to(device), config.colour, generator)
-            target = _draw_target(config, generator)
-            alone = bool(torch.rand((), generator=generator) < config.single_frame_share)
-            taught = _ask(teacher, schedule.epoch(step), batch, target, config)
-            losses: Objective = model(batch, seen, target, alone, taught)
-            values = {name: float(value.detach()) for name, value in vars(losses).items()}
-            _check_finite(values['total'], step + 1)
-            optimizer.zero_grad(set_to_none=True)
-            losses.total.backward()
-            if config.gradient_norm is not None:
-                # The coarse head learns by itself; its large gradient must not slow the others
-                for part in parts:
-                    clip_grad_norm_(part, config.gradient_norm)
-            optimizer.step()
-            rate.step()
-            rounded = {name: round(value, 6) for name, value in values.items()}
-            found = found_focal_factors(bags, model)
-            log.write(json.dumps({'step': step + 1, **rounded, **found}) + '\n')
-            batches.set_postfix(loss=f'{values["total"]:.4f}', refresh=False)
-            last = step + 1 == schedule.steps
-            if (step + 1) % SAVE_EVERY == 0 or last:
-                log.flush()
-                _save(out / WEIGHTS_NAME, bags, config, schedule, model)
-            if config.save_every_epoch and (schedule.ends_epoch(step) or last):
-                file = epoch_file(out, schedule.epoch(step))
-                _save(file, bags, config, schedule, model)
-    return Run(out / WEIGHTS_NAME, values['total'])
+    model = starting_model(config, processes.device)
+    data = load_training_data(bags, config, quiet=not processes.is_main)
+    _check_same(processes.gather(data.keys))
+    run = Run(config, data, model, processes, teacher)
+    if state is not None:
+        run.go_on_from(state)
+    if processes.is_main:
+        with writing(out):
+            save_config(config, out / CONFIG_NAME)
+    return run
 
 
-def load_windows(bags: Sequence[Path], config: TrainingConfig) -> ConcatDataset[Batch]:
-    """Read all bags and print what each of them gives."""
-    data, datasets = config.data, []
-    for number, bag in enumerate(bags):
-        recording = read_recording(
-            bag,
-            (data.height, data.width),
-            odometry=config.pose == 'odometry',
-            image_topic=next(iter(data.image_topics), ''),
-            camera_info_topic=data.camera_info_topic,
-            odometry_topic=data.odometry_topic,
-        )
-        windows = find_windows(recording, data.time_steps_s)
+def _check_same(keys: Sequence[tuple[str, ...]]) -> None:
+    """All processes must see the same windows, or each would learn from an order of its own."""
+    for rank, others in enumerate(keys):
+        if others != keys[0]:
+            raise TrainingError(
+                f'process {rank} reads other data ({"; ".join(others)}) than process 0 '
+                f'({"; ".join(keys[0])}): give all machines the same bags and the same version of '
+                'OpenCV'
+            )
+
+
+def _carry_out(run: Run, out: Path, interruption: Interruption) -> Outcome:
+    """Take the steps, and finish; only the main process writes."""
+    if not run.processes.is_main:
+        stopped = _take_steps(run, out, None, interruption)
+        return Outcome(out / WEIGHTS_NAME, run.steps_done, stopped != ASKED)
+    with writing(out), Watcher(out, run) as watcher:
+        stopped = _take_steps(run, out, watcher, interruption)
+    if stopped != ASKED:
+        with writing(out):
+            finish(run, out, stopped)
+    _tell(run, out, stopped)
+    return Outcome(out / WEIGHTS_NAME, run.steps_done, stopped != ASKED)
+
+
+def _take_steps(run: Run, out: Path, watcher: Watcher | None, interruption: Interruption) -> str:
+    """Take the steps that are left; returns why not all of them, '' if so."""
+    stopped = run.reason_to_stop(interruption.requested)
+    for batch in run.batches() if not stopped else ():
+        findings: tuple[str, ...] = ()
+        if run.odometry_check_is_due():
+            if watcher:  # it takes a while, and a scheduler may not wait
+                run.save(out)
+            findings = run.check_odometry()
+        taken = run.learn(batch)
+        score = run.validate() if run.is_due(run.config.validation.every_steps) else None
+        stopped = run.reason_to_stop(interruption.requested)
+        if watcher:
+            watcher.step(taken, run)
+            for finding in findings:
+                watcher.warn(taken.number, finding)
+            if score:
+                watcher.score(score, run)
+            _keep(run, out, bool(stopped))
+        if stopped:
+            break
+    return stopped
+
+
+def _keep(run: Run, out: Path, stopped: bool) -> None:
+    """Write the weights if they are the best so far, and the state if it is time."""
+    is_best = run.best.step == run.steps_done
+    if is_best:
+        run.save_weights(out / WEIGHTS_NAME)
+    if run.ends_epoch and run.config.save_every_epoch:
+        run.save_weights(epoch_file(out, run.epoch))
+    # With the best weights, so that the two never tell of different ones
+    if stopped or is_best or run.is_due(run.config.save_every_steps):
+        run.save(out)
+
+
+def _tell(run: Run, out: Path, stopped: str) -> None:
+    """Say what there is now, and what to do with it."""
+    if stopped == ASKED:
         print(
-            f'{bag}: {len(recording.stamps_ns)} frames, {len(windows.indices)} windows; left out '
-            f'{windows.static} static, {windows.without_pose} without pose'
+            f'stopped after step {run.steps_done} of {run.schedule.steps}; all is saved in {out}: '
+            'go on with the same command and --resume'
         )
-        datasets.append(WindowDataset(recording, windows.indices, number))
-    dataset: ConcatDataset[Batch] = ConcatDataset(datasets)
-    if len(dataset) < config.batch_size:
-        raise BagError(
-            f'the bags give {len(dataset)} windows, fewer than one batch of {config.batch_size}: '
-            'run tc-depth inspect BAG to see why, or change data.time_steps_s'
-        )
-    return dataset
-
-
-def build_model(config: TrainingConfig, recordings: int = 1) -> TrainingModel:
-    """Networks at their start, and the objective."""
-    network = build_network(config.network.structure())
-    pose_net = None
-    if config.pose == 'learned':
-        pose_net = PoseNet(pose_config(config.network))
-    if config.network.imagenet:
-        encoders = [m for part in (network, pose_net) if part for m in part.modules()]
-        for encoder in encoders:
-            if isinstance(encoder, EfficientNetLite0):
-                load_imagenet(encoder, imagenet_file())
-    if config.network.initial_depth is not None:
-        start_at_depth(network, config.network.initial_depth)
-    return TrainingModel(
-        network,
-        pose_net,
-        config.loss,
-        FocalFactor(recordings) if config.fit_focal_length else None,
+        return
+    print(
+        f'wrote {out / WEIGHTS_NAME}, of step {run.best.step}, and what to know of it: '
+        f'{out / REPORT_NAME}'
     )
 
 
-def parameter_groups(model: TrainingModel, learning_rate: float) -> list[dict[str, Any]]:
-    """All parameters at one rate, but the focal factor, a single number, ten times as fast."""
-    focal = [] if model.focal_factor is None else list(model.focal_factor.parameters())
-    ids = {id(parameter) for parameter in focal}
-    return [
-        {'params': [p for p in model.parameters() if id(p) not in ids], 'lr': learning_rate},
-        {'params': focal, 'lr': 10 * learning_rate},
-    ]
-
-
-def independent_parts(model: TrainingModel) -> list[list[torch.nn.Parameter]]:
-    """Split the parameters into the coarse depth head, which learns apart, and all others."""
-    network = model.network
-    coarse = list(network.coarse_depth.parameters()) if isinstance(network, TCDepth) else []
-    ids = {id(parameter) for parameter in coarse}
-    return [coarse, [p for p in model.parameters() if id(p) not in ids]]
-
-
-def pose_config(network: NetworkConfig) -> PoseNetConfig:
-    """The pose network that goes with a depth network."""
-    return PoseNetConfig(
-        'resnet18' if network.name in ('paper', 'monodepth2') else 'efficientnet_lite0'
-    )
-
-
-def start_at_depth(network: DepthNetwork, depth: float) -> None:
-    """Let an untrained network answer this depth everywhere, at every scale."""
-    config = network.config
-    as_tensor = torch.tensor(depth, dtype=torch.float64)
-    disparity = disparity_from_depth(as_tensor, config.min_depth, config.max_depth)
-    bias = float(torch.logit(disparity))
-    with torch.no_grad():
-        for layer in network.decoder.disparity:
-            layer.weight.normal_(std=1e-3)
-            layer.bias.fill_(bias)  # type: ignore[union-attr]  # it has one
-        if isinstance(network, TCDepth):
-            # Exponentially distributed bins, whose mean is the inverse depth asked for
-            coarse = network.coarse_depth
-            coarse.logits.weight.mul_(0.1)
-            coarse.logits.bias.copy_(-coarse.bins * depth)  # type: ignore[union-attr]
-
-
-def weights_info(
-    bags: Sequence[Path], config: TrainingConfig, schedule: Schedule, model: TrainingModel
-) -> WeightsInfo:
-    """What the weights file will say of itself."""
-    return WeightsInfo(
-        network=config.network.structure(),
-        input_height=config.data.height,
-        input_width=config.data.width,
-        metric=config.pose == 'odometry',
-        pose=pose_config(config.network) if config.pose == 'learned' else None,
-        training_data=', '.join(bag.name for bag in bags),
-        code_version=__version__,
-        notes={
-            'steps': schedule.steps,
-            'batch_size': config.batch_size,
-            'seed': config.seed,
-            'torch': torch.__version__,
-            'machine': platform.machine(),
-            **found_focal_factors(bags, model),
-        },
-    )
-
-
-def found_focal_factors(bags: Sequence[Path], model: TrainingModel) -> dict[str, Any]:
-    """Focal length found over the one given, by bag; empty where none was looked for."""
-    if model.focal_factor is None:
-        return {}
-    names = [bag.name for bag in bags]
-    return {'focal_factors': dict(zip(names, model.focal_factor.factors(), strict=True))}
-
-
-def _save(
-    file: Path,
-    bags: Sequence[Path],
-    config: TrainingConfig,
-    schedule: Schedule,
-    model: TrainingModel,
-) -> None:
-    info = weights_info(bags, config, schedule, model)
-    save_weights(file, model.network, info, model.pose_net)
-
-
-def _draw_target(config: TrainingConfig, generator: torch.Generator) -> int:
-    """Choose whose frame of the window is rebuilt from the others."""
-    if config.target == 'centre':
-        return FRAMES // 2
-    return int(torch.randint(FRAMES, (), generator=generator))
-
-
-def _ask(
-    teacher: Teacher | None, epoch: int, batch: Batch, target: int, config: TrainingConfig
-) -> Tensor | None:
-    """Depth of the target as the teacher of this epoch sees it; None: it is not heard."""
-    if teacher is None or epoch >= config.teacher_epochs:
-        return None
-    teacher.begin_epoch(epoch)
-    return teacher.depth(batch.images, batch.K, target)
-
-
-def _endless(
-    dataset: ConcatDataset[Batch], config: TrainingConfig, generator: torch.Generator
-) -> Iterator[Batch]:
-    """Shuffled batches, epoch after epoch."""
-    loader: DataLoader[Batch] = DataLoader(
-        dataset,
-        config.batch_size,
-        shuffle=True,
-        drop_last=True,
-        collate_fn=join,
-        generator=generator,
-    )
-    while True:
-        yield from loader
-
-
-def _check_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f'the loss is {loss} at step {step}: lower learning_rate, and check '
-            'K and the poses with tc-depth inspect'
-        )
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """On the CPU, let a resumed run go as it would have gone; CUDA lacks such kernels."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(device.type == 'cpu')
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,0 +1,440 @@
+"""A run through its front door: what it writes, how it ends, how it goes on, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tc_depth_ros.network.checkpoint import load_weights, read_weights_info
+from tc_depth_training import run_state
+from tc_depth_training.bag_writer import write_bag
+from tc_depth_training.cli import main
+from tc_depth_training.config import TrainingConfig
+from tc_depth_training.config_file import load_config
+from tc_depth_training.data.windows import Batch
+from tc_depth_training.learner import Learner
+from tc_depth_training.run import Run, TakenStep
+from tc_depth_training.run_folder import CONFIG_NAME, LOG_NAME, WEIGHTS_NAME, held_folder
+from tc_depth_training.run_state import STATE_NAME
+from tc_depth_training.synthetic import iterate_recording, render_recording
+from tc_depth_training.train import train
+
+REPOSITORY = Path(__file__).parents[1]
+TINY_RUN = [
+    'data.height=48',
+    'data.width=64',
+    'data.time_steps_s=[0.1]',
+    'network.imagenet=false',
+    'network.initial_depth=4.5',
+    'loss.scales=[0]',
+    'validation.share=0.2',
+    'validation.every_steps=2',
+    'watch.tensorboard=false',
+    'watch.pictures_every_steps=3',
+    'warm_up_steps=2',
+    'batch_size=2',
+    'save_every_steps=1',
+    'pose=odometry',
+]
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('bags') / 'room'
+    write_bag(path, render_recording(frames=24, height=120, width=160))
+    return path
+
+
+@pytest.fixture(scope='module', autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A cache of these tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+        yield
+
+
+def configured(*more: str) -> TrainingConfig:
+    return load_config(None, [*TINY_RUN, *more])
+
+
+def settings(*more: str) -> list[str]:
+    return [part for value in [*TINY_RUN, *more] for part in ('--set', value)]
+
+
+def steps_of(out: Path) -> list[int]:
+    lines = (out / LOG_NAME).read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    return [entry['step'] for entry in entries if 'total' in entry]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    ours, theirs = (load_weights(folder / WEIGHTS_NAME).network.state_dict() for folder in (a, b))
+    return all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def same_state(a: Path, b: Path) -> bool:
+    ours, theirs = (
+        torch.load(folder / STATE_NAME, weights_only=True)['learner']['model'] for folder in (a, b)
+    )
+    return all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.fixture(scope='module')
+def undisturbed(bag: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp('undisturbed')
+    train([bag], configured('steps=8'), out)
+    return out
+
+
+# What is left behind
+
+
+def test_a_run_leaves_weights_state_log_pictures_report_and_model_card(undisturbed: Path) -> None:
+    found = {path.name for path in undisturbed.iterdir()}
+    expected = {WEIGHTS_NAME, STATE_NAME, CONFIG_NAME, LOG_NAME, 'report.html', 'README.md'}
+    assert found == expected | {'pictures', '.lock'}
+    assert steps_of(undisturbed) == list(range(1, 9))
+    assert load_config(undisturbed / CONFIG_NAME) == configured('steps=8')
+    info = read_weights_info(undisturbed / WEIGHTS_NAME)
+    assert info.metric and 'odometry' in info.scale_source and info.training_data == 'room'
+    assert sorted(p.name for p in (undisturbed / 'pictures').iterdir()) == [
+        f'step_{step:06d}.png' for step in (3, 6, 8)
+    ]
+
+
+def test_the_best_weights_are_kept_and_not_the_last(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tc_depth_training import run
+    from tc_depth_training.validation import Score
+
+    values = iter([0.3, 0.1, 0.2, 0.4])
+    monkeypatch.setattr(run, 'validate', lambda *_: Score('x', next(values), {}))
+    train([bag], configured('steps=8'), tmp_path)
+    assert read_weights_info(tmp_path / WEIGHTS_NAME).notes['steps'] == 4
+
+
+def test_a_run_that_gets_no_better_stops_early(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tc_depth_training import run
+    from tc_depth_training.validation import Score
+
+    monkeypatch.setattr(run, 'validate', lambda *_: Score('x', 1.0, {}))
+    outcome = train([bag], configured('steps=20', 'validation.patience=2'), tmp_path)
+    assert outcome.finished and outcome.steps == 6
+    assert 'no better weights' in (tmp_path / 'report.html').read_text()
+    # And stays stopped
+    again = train([bag], configured('steps=20', 'validation.patience=2'), tmp_path, resume=True)
+    assert again.steps == 6
+
+
+# How it goes on
+
+
+def cut_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process seem to die in the middle of a step."""
+    original = Run.learn
+
+    def learn(run: Run, batch: Any) -> Any:
+        if run.steps_done == step:
+            raise MemoryError('killed')
+        return original(run, batch)
+
+    monkeypatch.setattr(Run, 'learn', learn)
+
+
+@pytest.mark.parametrize('step', [1, 5])
+def test_a_resumed_run_is_the_run_that_was_never_cut(
+    bag: Path, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    config = configured('steps=8')
+    with monkeypatch.context() as patch:
+        cut_after(step, patch)
+        with pytest.raises(MemoryError):
+            train([bag], config, tmp_path)
+    torch.rand(7)  # the state of chance at large does not matter
+    train([bag], config, tmp_path, resume=True)
+    assert same_state(tmp_path, undisturbed) and same_weights(tmp_path, undisturbed)
+    ours, theirs = ((folder / LOG_NAME).read_text() for folder in (tmp_path, undisturbed))
+    assert ours == theirs
+
+
+def command(bag: Path, out: Path, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        '-m',
+        'tc_depth_training.cli',
+        'train',
+        str(bag),
+        '--out',
+        str(out),
+        *more,
+    ]
+
+
+def start(bag: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / 'training')])
+    environment = {**os.environ, 'PYTHONPATH': paths, 'OMP_NUM_THREADS': '1'}
+    return subprocess.Popen(
+        command(bag, out, *more),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a group of its own, to be told together
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_killed_three_times_and_resumed_it_ends_with_the_same_weights(
+    bag: Path, tmp_path: Path
+) -> None:
+    chance = random.Random(5)
+    asked = ('steps=24', 'validation.every_steps=6')
+    train([bag], configured(*asked), tmp_path / 'whole')
+    killed = tmp_path / 'killed'
+    for target in (4, 10, 16):
+        process = start(bag, killed, '--resume', *settings(*asked))
+        log = killed / LOG_NAME
+        wait_for(lambda n=target, f=log: f.exists() and f.read_text().count('total') >= n, process)
+        time.sleep(chance.random() * 0.3)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        process.communicate()
+    # Nothing is said about the configuration: it is the run's own
+    last = start(bag, killed, '--resume')
+    _, said = last.communicate(timeout=120)
+    assert last.returncode == 0, said
+    assert same_state(killed, tmp_path / 'whole') and same_weights(killed, tmp_path / 'whole')
+    assert steps_of(killed) == list(range(1, 25))
+    assert not list(killed.glob('.*.tmp'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('number', 'times', 'workers'), [(signal.SIGINT, 1, 0), (signal.SIGTERM, 2, 1)]
+)
+def test_asked_to_end_it_saves_and_exits_with_0(
+    bag: Path, tmp_path: Path, number: int, times: int, workers: int
+) -> None:
+    """As a terminal or a scheduler asks: the whole group of processes, and maybe twice."""
+    endless = ('steps=100000', 'save_every_steps=100000', 'validation.every_steps=100000')
+    process = start(bag, tmp_path, *settings(*endless, f'data.workers={workers}'))
+    wait_for(lambda: (tmp_path / LOG_NAME).exists() and len(steps_of(tmp_path)) >= 3, process)
+    for _ in range(times):
+        os.killpg(process.pid, number)
+        time.sleep(0.02)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and '--resume' in said, errors
+    state = run_state.RunState.load(tmp_path)
+    assert state.steps == steps_of(tmp_path)[-1] >= 3
+    assert load_weights(tmp_path / WEIGHTS_NAME)
+
+
+@pytest.mark.slow
+def test_asked_to_end_while_bags_are_read_it_leaves_nothing_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    write_bag(tmp_path / 'long', iterate_recording(frames=200, height=240, width=320))
+    process = start(tmp_path / 'long', tmp_path / 'out', *settings('steps=8'))
+    cache = tmp_path / 'cache' / 'tc_depth'
+    wait_for(lambda: any(cache.glob('.*.partial')), process)
+    process.terminate()
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and 'before the first step' in said, errors
+    assert not any(path.is_dir() for path in cache.iterdir())
+
+
+# What it refuses
+
+
+def test_a_folder_with_a_run_is_not_overwritten(
+    bag: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (undisturbed / WEIGHTS_NAME).read_bytes()
+    assert main(['train', str(bag), '--out', str(undisturbed), *settings('steps=8')]) == 2
+    assert '--resume' in capsys.readouterr().err
+    assert (undisturbed / WEIGHTS_NAME).read_bytes() == before
+
+
+def test_a_run_is_not_resumed_with_other_settings(
+    bag: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ['train', str(bag), '--out', str(undisturbed), '--resume']
+    assert main([*where, *settings('steps=8', 'batch_size=4', 'seed=3')]) == 2
+    said = capsys.readouterr().err
+    assert 'batch_size' in said and 'seed' in said and 'steps' not in said.split('(')[1]
+
+
+def test_a_run_is_not_resumed_with_other_bags(
+    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bag(tmp_path / 'room', render_recording(frames=20, height=120, width=160))
+    where = ['train', str(tmp_path / 'room'), '--out', str(undisturbed), '--resume']
+    assert main([*where, *settings('steps=8')]) == 2
+    assert 'other data' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('content', [b'', b'no state', b'PK\x03\x04'])
+def test_a_damaged_state_is_refused_by_name(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (tmp_path / STATE_NAME).write_bytes(content)
+    arguments = ['train', str(bag), '--out', str(tmp_path), '--resume', *settings('steps=8')]
+    assert main(arguments) == 2
+    assert STATE_NAME in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_the_bags_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'file').touch()
+    out = tmp_path / 'file' / 'run'
+    assert main(['train', 'no_bag', '--out', str(out), *settings('steps=8')]) == 1
+    said = capsys.readouterr().err
+    assert f'cannot write to {out}' in said and 'no_bag' not in said
+
+
+@pytest.mark.parametrize('size', [4_000, 17_000_000])  # within the log; within the state
+def test_a_full_disk_ends_a_run_with_one_error_and_loses_nothing(
+    bag: Path,
+    tmp_path: Path,
+    undisturbed: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+) -> None:
+    original = Run.learn
+
+    def learn(run: Run, batch: Batch) -> TakenStep:
+        taken = original(run, batch)
+        if taken.number == 4:
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        return taken
+
+    arguments = ['train', str(bag), '--out', str(tmp_path), *settings('steps=8')]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, 'learn', learn)
+        assert main(arguments) == 1
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err
+    assert f'cannot write to {tmp_path}' in said and '--resume' in said
+    assert 'Traceback' not in said and not list(tmp_path.glob('.*.tmp'))
+    assert run_state.RunState.load(tmp_path).steps == 3
+    assert main([*arguments, '--resume']) == 0
+    assert same_weights(tmp_path, undisturbed)
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_and_spoils_nothing(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Learner.step
+
+    def step(learner: Learner, number: int, *rest: Any) -> Any:
+        if number == 3:
+            weight = learner.model.network.decoder.disparity[0].weight
+            weight.register_hook(lambda gradient: gradient * torch.inf)
+        return original(learner, number, *rest)
+
+    monkeypatch.setattr(Learner, 'step', step)
+    arguments = ['train', str(bag), '--out', str(tmp_path), *settings('steps=8')]
+    assert main(arguments) == 1
+    assert 'the gradient is' in capsys.readouterr().err
+    state = run_state.RunState.load(tmp_path)
+    assert state.steps == 2
+    assert all(x.isfinite().all() for x in state.learner['model'].values())
+
+
+def test_two_runs_do_not_share_a_folder(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with held_folder(tmp_path):
+        assert main(['train', str(bag), '--out', str(tmp_path), *settings('steps=8')]) == 2
+    assert 'another run is at work' in capsys.readouterr().err
+
+
+def test_weights_without_a_state_are_not_overwritten(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / WEIGHTS_NAME).write_bytes(b'dear')
+    assert main(['train', str(bag), '--out', str(tmp_path), *settings('steps=8')]) == 2
+    assert WEIGHTS_NAME in capsys.readouterr().err
+    assert (tmp_path / WEIGHTS_NAME).read_bytes() == b'dear'
+
+
+def test_what_a_killed_process_left_is_removed(bag: Path, tmp_path: Path) -> None:
+    left = tmp_path / f'.{STATE_NAME}.123.tmp'
+    left.touch()
+    with held_folder(tmp_path):
+        assert not left.exists()
+
+
+def test_odometry_to_learn_from_must_be_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poor = tmp_path / 'poor'
+    write_bag(poor, render_recording(frames=24, height=120, width=160), odometry=False)
+    arguments = ['train', str(poor), '--out', str(tmp_path / 'out')]
+    assert main([*arguments, *settings('steps=2', 'pose=both')]) == 1
+    assert 'no window has odometry' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('precision', ['bfloat16', 'float16'])
+def test_networks_can_compute_in_half_precision(bag: Path, tmp_path: Path, precision: str) -> None:
+    out = tmp_path / precision
+    config = configured('steps=2', f'precision={precision}', 'pose=both')
+    train([bag], config, out)
+    losses = [json.loads(line) for line in (out / LOG_NAME).read_text().splitlines()]
+    assert all(0 < entry['photometric'] < 1 for entry in losses if 'photometric' in entry)
+    again = train(
+        [bag], configured('steps=2', f'precision={precision}', 'pose=both'), out, resume=True
+    )
+    assert again.steps == 2
+
+
+def test_a_bag_without_odometry_is_refused_before_another_is_read(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poor = tmp_path / 'poor'
+    write_bag(poor, render_recording(frames=4, height=120, width=160), odometry=False)
+    arguments = [
+        'train',
+        str(bag),
+        str(poor),
+        '--out',
+        str(tmp_path / 'out'),
+        *settings('steps=8'),
+    ]
+    assert main(arguments) == 1
+    assert 'poor has no odom topic' in capsys.readouterr().err
+
+
+def test_bags_of_different_cameras_are_learned_from_together(bag: Path, tmp_path: Path) -> None:
+    wide = tmp_path / 'wide'
+    write_bag(wide, render_recording(frames=24, height=90, width=160), camera='/front')
+    train([bag, wide], configured('steps=4'), tmp_path / 'out')
+    info = read_weights_info(tmp_path / 'out' / WEIGHTS_NAME)
+    assert info.training_data == 'room, wide'

@@ -1,0 +1,277 @@
+"""One run: what a step is, what is done every so many steps, and what outlives them."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tc_depth_ros.network.checkpoint import WeightsInfo, save_weights
+from tc_depth_training import __version__
+from tc_depth_training.config import ConfigError, TrainingConfig
+from tc_depth_training.data.augmentation import augment, draw
+from tc_depth_training.data.loader import EpochSampler, open_loader
+from tc_depth_training.data.windows import FRAMES, Batch
+from tc_depth_training.guards import TrainingError
+from tc_depth_training.learner import Learner
+from tc_depth_training.losses.objective import ObjectiveMaps
+from tc_depth_training.odometry_trust import (
+    Distrusted,
+    hold_against_images,
+    trusted_windows,
+)
+from tc_depth_training.processes import Processes
+from tc_depth_training.run_folder import WEIGHTS_NAME
+from tc_depth_training.run_state import Best, RunState
+from tc_depth_training.schedule import Schedule
+from tc_depth_training.step import FocalFactor, TrainingModel
+from tc_depth_training.teacher import Teacher
+from tc_depth_training.training_data import TrainingData
+from tc_depth_training.validation import Score, validate
+
+ASKED = 'it was asked to end'
+ODOMETRY_CHECKS = (0.2, 0.5)  # of the run, when the odometry is held against the images
+STEPS_BEFORE_CHECK = 100  # in which the network learns enough depth for that
+
+
+@dataclass(frozen=True)
+class TakenStep:
+    """What there is to see of a step."""
+
+    number: int  # counted from 1
+    maps: ObjectiveMaps
+    values: Mapping[str, float]  # of the losses and figures, mean over the processes
+    rate: float  # of learning
+    batch: Batch  # as the losses saw it
+    target: int  # the frame that was rebuilt
+
+
+class Run:
+    """A run between two of its steps; the same, step by step, in each of its processes."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        data: TrainingData,
+        model: TrainingModel,
+        processes: Processes,
+        teacher: Teacher | None = None,
+    ) -> None:
+        """
+        Begin a run.
+
+        :param model: as it starts, the same in all processes
+        """
+        self.config, self.data, self.processes = config, data, processes
+        if config.fit_focal_length:
+            model.focal_factor = FocalFactor(len(data.recordings))
+        self.learner = Learner(model, config, processes)
+        self.schedule = Schedule(config, len(data.learned) // config.batch_size)
+        self.steps_done = 0
+        self.best = Best()
+        self._teacher = teacher
+        self._posed = torch.from_numpy(data.learned.posed)  # (windows,)
+        self._distrust(())
+        self._started = time.monotonic()
+
+    def go_on_from(self, state: RunState) -> None:
+        """
+        Go on where a run was cut off.
+
+        :raises ConfigError: it had other data
+        """
+        if state.data != self.data.keys:
+            raise ConfigError(
+                f'the run was begun with other data ({_listed(state.data)}; now '
+                f'{_listed(self.data.keys)}): give the same bags, or choose another --out'
+            )
+        self.learner.load_state_dict(state.learner)
+        self.steps_done, self.best = state.steps, state.best
+        self._distrust(tuple(Distrusted(*stretch) for stretch in state.distrusted))
+        self._started -= state.duration_s
+
+    @property
+    def duration_s(self) -> float:
+        """Time spent, of all parts of the run."""
+        return time.monotonic() - self._started
+
+    def batches(self) -> Iterator[Batch]:
+        """This process's part of each batch that is left, epoch after epoch."""
+        data, processes = self.config.data, self.processes
+        sampler = EpochSampler(
+            len(self.data.learned),
+            self.config.batch_size,
+            self.config.seed,
+            processes.rank,
+            processes.count,
+        )
+        loader = open_loader(
+            self.data.learned, sampler, data.workers, data.start_method, processes.device
+        )
+        while self.steps_done < self.schedule.steps:
+            sampler.set_epoch(*divmod(self.steps_done, self.schedule.epoch_steps))
+            for batch in loader:
+                yield batch
+                if self.steps_done == self.schedule.steps:
+                    return
+
+    def learn(self, batch: Batch) -> TakenStep:
+        """Take one step; all chance in it comes from the seed and the step's number."""
+        config, step = self.config, self.steps_done
+        torch.manual_seed(config.seed + step)
+        chance = np.random.default_rng((config.seed, step))
+        target = FRAMES // 2 if config.target == 'centre' else int(chance.integers(FRAMES))
+        single_frame = bool(chance.random() < config.single_frame_share)
+        epoch, rate = self.schedule.epoch(step), self.schedule.rate(step)
+        draws = draw(batch.window, FRAMES, config.seed, epoch)
+        batch = replace(batch, posed=batch.posed & self._trusted[batch.window])
+        batch, shown = augment(batch.to(self.processes.device), config.colour, draws)
+        taught = self._ask_teacher(epoch, batch, target)
+        learned = self.learner.step(step + 1, rate, batch, shown, target, single_frame, taught)
+        self.steps_done += 1
+        rate *= config.learning_rate
+        return TakenStep(step + 1, learned.maps, learned.values, rate, batch, target)
+
+    @property
+    def epoch(self) -> int:
+        """That the last step belongs to, counted from 0."""
+        return self.schedule.epoch(self.steps_done - 1)
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the last step was the last of its epoch, or of the run."""
+        return self.schedule.ends_epoch(self.steps_done - 1)
+
+    def is_due(self, every_steps: int) -> bool:
+        """Whether what is done every so many steps, and at the end, is done now."""
+        return self.schedule.is_due(self.steps_done - 1, every_steps)
+
+    def odometry_check_is_due(self) -> bool:
+        """Whether the odometry is to be held against the images before the next step."""
+        steps = self.schedule.steps
+        checks = [round(share * steps) for share in ODOMETRY_CHECKS]
+        due = self.steps_done in [n for n in checks if n >= STEPS_BEFORE_CHECK]
+        return due and self.config.pose != 'learned'
+
+    def check_odometry(self) -> tuple[str, ...]:
+        """
+        Trust no longer where odometry does not fit the images; says where that is.
+
+        :raises TrainingError: it fits nowhere
+        """
+        model = self.learner.averaged
+        findings = hold_against_images(model, self.data.learned, self.processes)
+        self.learner.model.train()  # without a running mean it was asked itself
+        self._distrust(findings.distrusted)
+        if not self._posed[self._trusted].any():
+            raise TrainingError(
+                f'odometry fits the images nowhere ({"; ".join(findings.told)}): check its frame '
+                'and clock, or train with pose: learned'
+            )
+        return findings.told
+
+    def _distrust(self, stretches: tuple[Distrusted, ...]) -> None:
+        self._distrusted = stretches
+        self._trusted = torch.from_numpy(trusted_windows(self.data.learned, stretches))
+        judged = trusted_windows(self.data.held_out, stretches)
+        self._held_out = self.data.held_out.only(judged)
+
+    def validate(self) -> Score | None:
+        """Score the weights as they are now; None: nothing is held out."""
+        score = validate(
+            self.learner.averaged,
+            self._held_out,
+            self.config.validation.max_windows,
+            self.config.loss.geometric_weight,
+            self.processes,
+        )
+        self.learner.model.train()  # without a running mean it was judged itself
+        if score is None:
+            self.best = Best(self.steps_done)
+        elif score.name != self.best.name or score.value < self.best.score:
+            self.best = Best(self.steps_done, score.value, score.name)
+        else:
+            self.best = replace(self.best, worse_since=self.best.worse_since + 1)
+        return score
+
+    def reason_to_stop(self, asked: bool) -> str:
+        """
+        Why to end before the last step, in words; '' is to go on.
+
+        :param asked: this process was asked to end
+        """
+        if self.processes.any(asked):
+            return ASKED
+        patience = self.config.validation.patience
+        if patience is not None and self.best.worse_since >= patience:
+            return f'no better weights in {patience} validations'
+        return ''
+
+    def save_weights(self, file: Path) -> None:
+        """Write the weights as they are now: their running mean, if there is one."""
+        model = self.learner.averaged
+        save_weights(file, model.network, self.weights_info(), model.pose_net)
+
+    def save(self, out: Path) -> None:
+        """Write all that is needed to go on; and weights, where there are none yet."""
+        if self.best.step == 0:
+            self.save_weights(out / WEIGHTS_NAME)
+        RunState(
+            self.steps_done,
+            self.learner.state_dict(),
+            self.best,
+            tuple(astuple(stretch) for stretch in self._distrusted),
+            self.data.keys,
+            self.config.model_dump_json(),
+            self.duration_s,
+        ).save(out)
+
+    def weights_info(self) -> WeightsInfo:
+        """What the weights say of themselves."""
+        config, model = self.config, self.learner.averaged
+        metric = config.pose != 'learned'
+        return WeightsInfo(
+            network=model.network.config,
+            input_height=config.data.height,
+            input_width=config.data.width,
+            metric=metric,
+            scale_source='odometry, which gave the motion in training' if metric else '',
+            pose=model.pose_net.config if model.pose_net else None,
+            training_data=', '.join(recording.name for recording in self.data.recordings),
+            code_version=__version__,
+            notes={
+                'steps': self.steps_done,
+                'batch_size': config.batch_size,
+                'seed': config.seed,
+                'init': config.init,
+                'torch': torch.__version__,
+                'machine': platform.machine(),
+                **self.focal_factors(),
+            },
+        )
+
+    def focal_factors(self) -> dict[str, Any]:
+        """Focal length found over the one given, by recording; empty where none is sought."""
+        found = self.learner.averaged.focal_factor
+        if found is None:
+            return {}
+        names = [recording.name for recording in self.data.recordings]
+        return {'focal_factors': dict(zip(names, found.factors(), strict=True))}
+
+    def _ask_teacher(self, epoch: int, batch: Batch, target: int) -> Tensor | None:
+        """Depth of the target as the teacher of this epoch sees it; None: it is not heard."""
+        if self._teacher is None or epoch >= self.config.teacher_epochs:
+            return None
+        self._teacher.begin_epoch(epoch)
+        return self._teacher.depth(batch.images, batch.K, target)
+
+
+def _listed(keys: tuple[str, ...]) -> str:
+    return ', '.join(keys)

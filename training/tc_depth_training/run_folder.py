@@ -1,0 +1,95 @@
+"""The folder of a run: what is in it, and whether a run may begin or go on there."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tc_depth_training.config import ConfigError, TrainingConfig, differences, flat_settings
+from tc_depth_training.guards import TrainingError
+from tc_depth_training.run_state import STATE_NAME, RunState
+
+WEIGHTS_NAME = 'weights.safetensors'
+CONFIG_NAME = 'config.yaml'
+LOG_NAME = 'log.jsonl'
+LOCK_NAME = '.lock'
+# May differ between the parts of a run: they say where and how, not what is learned
+FREE_SETTINGS = ('data.cache', 'data.cache_dir', 'data.workers', 'data.start_method', 'device')
+FREE_SECTIONS = ('watch.',)
+
+
+@contextmanager
+def held_folder(out: Path) -> Iterator[None]:
+    """
+    Make a run's folder and keep it from other runs, until the end or the death of the process.
+
+    :raises TrainingError: nothing can be written there
+    :raises ConfigError: another run is at work there
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / LOCK_NAME).open('a')
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f'another run is at work in {out}: wait for it, or choose another --out'
+            ) from error
+        for left in out.glob('.*.tmp'):  # by a process that was killed while it wrote
+            left.unlink()
+        yield
+
+
+def find_state(out: Path, config: TrainingConfig, resume: bool) -> RunState | None:
+    """
+    Look for a run in a folder.
+
+    :return: the state to go on from; None: the run begins
+    :raises ConfigError: there is a run that is not to be resumed, or one of other settings
+    """
+    if not resume:
+        for name in (STATE_NAME, WEIGHTS_NAME):
+            if (out / name).exists():
+                raise ConfigError(
+                    f'{out} has a {name} already: go on with that run by --resume, or choose '
+                    'another --out'
+                )
+    if not (out / STATE_NAME).exists():
+        return None
+    state = RunState.load(out)
+    try:
+        begun_with = TrainingConfig.model_validate_json(state.config)
+    except ValidationError as error:
+        raise ConfigError(
+            f'{out / STATE_NAME} is of another version ({error.error_count()} settings are not '
+            'known): begin anew with another --out'
+        ) from error
+    before, now = flat_settings(begun_with), flat_settings(config)
+    changed = [
+        f'{key} was {before[key]}, is {now[key]}'
+        for key in differences(begun_with, config)
+        if key not in FREE_SETTINGS and not key.startswith(FREE_SECTIONS)
+    ]
+    if changed:
+        raise ConfigError(
+            f'the run in {out} was begun with other settings ({"; ".join(changed)}): resume '
+            'without --config and --set, or choose another --out'
+        )
+    return state
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Name the remedy where a run's folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f'cannot write to {out} ({error}): free space there or make it writable, and go on '
+            'with --resume, or choose another --out'
+        ) from error

@@ -1,0 +1,69 @@
+"""All that a run needs to go on as if it had never stopped: ``last.pt``."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tc_depth_training import __version__
+from tc_depth_training.config import ConfigError
+from tc_depth_training.files import write_atomically
+
+STATE_NAME = 'last.pt'
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best weights so far."""
+
+    step: int = 0  # after how many steps; 0: none yet
+    score: float = float('inf')
+    name: str = ''  # of the score; '': nothing is held out, the last are the best
+    worse_since: int = 0  # validations that were not better
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run between two steps."""
+
+    steps: int  # done
+    learner: dict[str, Any]  # of Learner.state_dict
+    best: Best
+    distrusted: tuple[tuple[int, int, int, int], ...]  # odometry, see odometry_trust.Distrusted
+    data: tuple[str, ...]  # what each recording's frames are known by
+    config: str  # JSON
+    duration_s: float
+
+    def save(self, folder: Path) -> None:
+        """Write to a run's folder; a crash on the way leaves the state before it."""
+        buffer = io.BytesIO()
+        stored = {**vars(self), 'best': asdict(self.best)}
+        torch.save({'format': FORMAT, 'version': __version__, **stored}, buffer)
+        write_atomically(folder / STATE_NAME, buffer.getbuffer())
+
+    @classmethod
+    def load(cls, folder: Path) -> RunState:
+        """Read the state of a run's folder; raises ConfigError where it cannot be used."""
+        path = folder / STATE_NAME
+        try:
+            # Only tensors and plain values: nothing of the file is run
+            stored = torch.load(path, map_location='cpu', weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ConfigError(
+                f'{path} cannot be read ({error}): begin anew with another --out'
+            ) from error
+        try:
+            if stored.pop('format') != FORMAT:
+                raise ValueError(f'format {FORMAT} is expected')
+            stored.pop('version')
+            return cls(**{**stored, 'best': Best(**stored['best'])})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f'{path} is of another version ({error}): begin anew with another --out'
+            ) from error

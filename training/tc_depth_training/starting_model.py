@@ -1,0 +1,132 @@
+"""Networks as they are before the first step: from other weights, from ImageNet, or fresh."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from tc_depth_ros.geometry.depth import disparity_from_depth
+from tc_depth_ros.network.build import DepthNetwork, build_network
+from tc_depth_ros.network.checkpoint import Weights, WeightsError, load_weights
+from tc_depth_ros.network.config import DepthConfig, PoseNetConfig
+from tc_depth_ros.network.encoder import EfficientNetLite0
+from tc_depth_ros.network.pose import PoseNet
+from tc_depth_ros.network.tc_depth import TCDepth
+from tc_depth_ros.predictor import DEFAULT_WEIGHTS
+from tc_depth_training.config import NetworkConfig, TrainingConfig
+from tc_depth_training.pretrained import imagenet_file, load_imagenet
+from tc_depth_training.step import TrainingModel
+
+DEFAULT = 'default'  # in place of a file: the embedded model
+
+DTYPES = {
+    'float32': torch.float32,
+    'bfloat16': torch.bfloat16,
+    'float16': torch.float16,
+}
+
+
+def starting_model(config: TrainingConfig, device: torch.device | None = None) -> TrainingModel:
+    """
+    Build what is to learn.
+
+    :param device: that it will run on, which decides on the precision; None: the CPU
+    :raises WeightsError: ``init`` cannot be used, or is of another network
+    :raises FileNotFoundError: ImageNet weights are wanted and not installed
+    """
+    trained = load_start(config)
+    network = trained.network if trained else fresh_network(config.network)
+    pose_net = trained.pose_net if trained else None
+    if config.pose == 'odometry':
+        pose_net = None
+    elif pose_net is None:
+        pose_net = fresh_pose_net(config.network)
+    return TrainingModel(
+        network,
+        pose_net,
+        config.loss,
+        pose=config.pose,
+        network_dtype=network_dtype(config.precision, device or torch.device('cpu')),
+    )
+
+
+def start_file(config: TrainingConfig) -> Path | None:
+    """Weights file that a run starts from; None: it starts afresh."""
+    if not config.init:
+        return None
+    return DEFAULT_WEIGHTS if config.init == DEFAULT else Path(config.init)
+
+
+def load_start(config: TrainingConfig) -> Weights | None:
+    """Load the weights that a run starts from; None: it starts afresh."""
+    path = start_file(config)
+    if path is None:
+        return None
+    loaded = load_weights(path)
+    differing = _differences(loaded.info.network, config.network.structure())
+    if differing:
+        raise WeightsError(
+            f'init {path} is of another network than the configuration ({differing}): set '
+            'network to what the weights are, or leave init out'
+        )
+    return loaded
+
+
+def fresh_network(config: NetworkConfig) -> DepthNetwork:
+    """Build a depth network that has seen no more than ImageNet."""
+    network = build_network(config.structure())
+    if config.imagenet:
+        _load_imagenet(network)
+    if config.initial_depth is not None:
+        start_at_depth(network, config.initial_depth)
+    return network
+
+
+def fresh_pose_net(config: NetworkConfig) -> PoseNet:
+    """Build the pose network that goes with a depth network."""
+    resnet = config.name in ('paper', 'monodepth2')
+    pose_net = PoseNet(PoseNetConfig('resnet18' if resnet else 'efficientnet_lite0'))
+    if config.imagenet:
+        _load_imagenet(pose_net)
+    return pose_net
+
+
+def start_at_depth(network: DepthNetwork, depth: float) -> None:
+    """Let an untrained network answer this depth everywhere, at every scale."""
+    config = network.config
+    as_tensor = torch.tensor(depth, dtype=torch.float64)
+    disparity = disparity_from_depth(as_tensor, config.min_depth, config.max_depth)
+    bias = float(torch.logit(disparity))
+    with torch.no_grad():
+        for layer in network.decoder.disparity:
+            layer.weight.normal_(std=1e-3)
+            layer.bias.fill_(bias)  # type: ignore[union-attr]  # it has one
+        if isinstance(network, TCDepth):
+            # Exponentially distributed bins, whose mean is the inverse depth asked for
+            coarse = network.coarse_depth
+            coarse.logits.weight.mul_(0.1)
+            coarse.logits.bias.copy_(-coarse.bins * depth)  # type: ignore[union-attr]
+
+
+def network_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What the networks compute in; 'auto' is bfloat16 on CUDA, which needs no loss scaling."""
+    if precision == 'auto':
+        return torch.bfloat16 if device.type == 'cuda' else torch.float32
+    return DTYPES[precision]
+
+
+def _load_imagenet(network: torch.nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, EfficientNetLite0):
+            load_imagenet(module, imagenet_file())
+
+
+def _differences(a: DepthConfig, b: DepthConfig) -> str:
+    if a.model != b.model:
+        return f'{a.model}, not {b.model}'
+    theirs, ours = asdict(a), asdict(b)
+    return ', '.join(
+        f'{key} {theirs[key]}, not {ours[key]}' for key in ours if theirs[key] != ours[key]
+    )

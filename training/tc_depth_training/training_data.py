@@ -1,0 +1,110 @@
+"""Bags to the windows that are learned from, and those that are held out to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tc_depth_training.config import TrainingConfig
+from tc_depth_training.data.bag import BagError
+from tc_depth_training.data.held_out import Split, split
+from tc_depth_training.data.load import load_recordings
+from tc_depth_training.data.recording import Recording
+from tc_depth_training.data.windows import (
+    FEW_WINDOWS,
+    WindowDataset,
+    Windows,
+    find_windows,
+)
+from tc_depth_training.summary import RecordingSummary
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All that a run sees."""
+
+    learned: WindowDataset
+    held_out: WindowDataset
+    summaries: tuple[RecordingSummary, ...]
+
+    @property
+    def recordings(self) -> tuple[Recording, ...]:
+        """What both are windows of."""
+        return self.learned.recordings
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What the run's data is known by: content of the recordings, and windows of each."""
+        pairs = zip(self.recordings, self.summaries, strict=True)
+        return tuple(f'{s.name} {r.key}: {s.windows} + {s.held_out} windows' for r, s in pairs)
+
+
+def load_training_data(
+    bags: Sequence[Path], config: TrainingConfig, quiet: bool = False
+) -> TrainingData:
+    """
+    Read all bags, or find them in the cache, and say what each gives.
+
+    :param quiet: say nothing
+    :raises BagError: a bag cannot be used, or all together give less than a batch
+    """
+    pose_required = config.pose == 'odometry'
+    recordings = load_recordings(bags, config.data, pose_required, quiet)
+    splits, summaries = [], []
+    for recording in recordings:
+        found = find_windows(recording, config.data.time_steps_s, pose_required, quiet)
+        validation = config.validation
+        parts = split(recording, found, validation.share, validation.block_s)
+        splits.append(parts)
+        summaries.append(_summary(recording, found, parts))
+        if not quiet:
+            print(_line(summaries[-1]), flush=True)
+    data = TrainingData(
+        WindowDataset(recordings, [parts.learned for parts in splits]),
+        WindowDataset(recordings, [parts.held_out for parts in splits]),
+        tuple(summaries),
+    )
+    count = len(data.learned)
+    if config.pose == 'both' and not data.learned.posed.any():
+        raise BagError(
+            'pose is both, but no window has odometry: record nav_msgs/Odometry of the camera, or '
+            'of a frame that /tf_static links to it, or train with pose: learned'
+        )
+    if count < config.batch_size:
+        raise BagError(
+            f'the bags give {count} windows, fewer than one batch of {config.batch_size}: '
+            'run tc-depth inspect BAG to see why, or change data.time_steps_s'
+        )
+    if count < FEW_WINDOWS and not quiet:
+        print(
+            f'{count} windows are few: start from trained weights (--init default), and expect '
+            'depth that holds for these recordings only',
+            flush=True,
+        )
+    return data
+
+
+def _summary(recording: Recording, found: Windows, parts: Split) -> RecordingSummary:
+    left_out = {
+        **{f'image {cause}': count for cause, count in recording.left_out.items()},
+        'window static': found.static,
+        'window without pose': found.without_pose,
+        'window at the edge of a block held out': parts.dropped,
+    }
+    return RecordingSummary(
+        recording.name,
+        recording.image_topic,
+        len(recording),
+        len(parts.learned),
+        len(parts.held_out),
+        {cause: count for cause, count in left_out.items() if count},
+    )
+
+
+def _line(summary: RecordingSummary) -> str:
+    causes = ', '.join(f'{count} {cause}' for cause, count in summary.left_out.items())
+    return (
+        f'{summary.name}: {summary.frames} frames, {summary.windows} windows to learn from, '
+        f'{summary.held_out} held out; left out: {causes or "nothing"}'
+    )
