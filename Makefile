@@ -25,8 +25,9 @@ check: $(STAMP)  ## format, lint, types, import lines
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q test/test_architecture.py
 
-bench: $(STAMP)  ## time the network and the node
+bench: $(STAMP)  ## time the network, the node and training
 	$(BIN)/python test/bench.py
+	$(BIN)/python test/bench_training.py
 
 soak: $(STAMP)  ## 20 minutes of the node with a failing camera (BAG=path IMAGE=topic SECONDS=n)
 	$(BIN)/python test/soak.py $(if $(BAG),--bag $(BAG)) $(if $(IMAGE),--image $(IMAGE)) \
