@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tc_depth_ros.network.checkpoint import WeightsInfo
-from tc_depth_training.config import TrainingConfig
+from tc_depth_training.data.windows import WindowDataset
 from tc_depth_training.evaluation.depth_errors import (
     DepthErrors,
     ScaledErrors,
@@ -20,7 +19,6 @@ from tc_depth_training.evaluation.depth_errors import (
 )
 from tc_depth_training.step import TrainingModel
 from tc_depth_training.summary import HeldOutScore, Sample
-from tc_depth_training.training_data import TrainingData
 from tc_depth_training.validation import NEWEST, Judgement, judge, spread_windows
 
 SAMPLES = 6  # frames shown in the report
@@ -35,32 +33,29 @@ class Examination:
 
 
 def examine(
-    model: TrainingModel,
-    info: WeightsInfo,
-    data: TrainingData,
-    config: TrainingConfig,
-    device: torch.device,
+    model: TrainingModel, scale: float, windows: WindowDataset, most: int, device: torch.device
 ) -> Examination:
-    """Judge finished weights on the held-out windows of each recording."""
-    windows = data.held_out
+    """
+    Judge finished weights on the held-out windows of each recording.
+
+    :param scale: metres per network unit, 1 where it is not known
+    :param most: windows to look at, evenly spread
+    """
     if not len(windows):
         return Examination((), ())
-    numbers = spread_windows(len(windows), config.validation.max_windows).tolist()
+    numbers = spread_windows(len(windows), most).tolist()
     judged: dict[int, list[Judgement]] = {}
     for one in judge(model, windows, numbers, device):
         judged.setdefault(one.recording, []).append(one)
-    scores = [
-        _score(data.recordings[key].name, found, info.scale) for key, found in judged.items()
-    ]
+    scores = [_score(windows.recordings[key].name, found, scale) for key, found in judged.items()]
     shown = [one for found in judged.values() for one in found]
-    samples = [_sample(shown[i], data) for i in spread_windows(len(shown), SAMPLES)]
+    samples = [_sample(shown[i], windows) for i in spread_windows(len(shown), SAMPLES)]
     return Examination(tuple(scores), tuple(samples))
 
 
-def _sample(one: Judgement, data: TrainingData) -> Sample:
-    windows = data.held_out
-    recording = data.recordings[one.recording]
-    image = windows.__getitems__([one.window]).images[0, NEWEST].permute(1, 2, 0).numpy()
+def _sample(one: Judgement, windows: WindowDataset) -> Sample:
+    recording = windows.recordings[one.recording]
+    image = windows[one.window].images[0, NEWEST].permute(1, 2, 0).numpy()
     return Sample(recording.name, np.ascontiguousarray(image), one.depth, one.truth)
 
 

@@ -54,7 +54,8 @@ def finish(run: Run, out: Path, stopped: str) -> None:
     )
     info, doubts = with_scale(model, weights.info, run)
     save_weights(file, weights.network, info, weights.pose_net)
-    examination = examine(model, info, run.data, run.config, run.processes.device)
+    most = run.config.validation.max_windows
+    examination = examine(model, info.scale, run.held_out, most, run.processes.device)
     history = read_log(out / LOG_NAME)
     summary = RunSummary(
         run.config,

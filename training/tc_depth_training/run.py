@@ -181,13 +181,13 @@ class Run:
         self._distrusted = stretches
         self._trusted = torch.from_numpy(trusted_windows(self.data.learned, stretches))
         judged = trusted_windows(self.data.held_out, stretches)
-        self._held_out = self.data.held_out.only(judged)
+        self.held_out = self.data.held_out.only(judged)
 
     def validate(self) -> Score | None:
         """Score the weights as they are now; None: nothing is held out."""
         score = validate(
             self.learner.averaged,
-            self._held_out,
+            self.held_out,
             self.config.validation.max_windows,
             self.config.loss.geometric_weight,
             self.processes,

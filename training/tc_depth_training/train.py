@@ -154,8 +154,9 @@ def _keep(run: Run, out: Path, stopped: bool) -> None:
 def _tell(run: Run, out: Path, stopped: str) -> None:
     """Say what there is now, and what to do with it."""
     if stopped == ASKED:
+        saved = f'all is saved in {out}' if run.steps_done else 'nothing was learned yet'
         print(
-            f'stopped after step {run.steps_done} of {run.schedule.steps}; all is saved in {out}: '
+            f'stopped after step {run.steps_done} of {run.schedule.steps}; {saved}: '
             'go on with the same command and --resume'
         )
         return
@@ -169,7 +170,7 @@ def _tell(run: Run, out: Path, stopped: str) -> None:
 def _deterministic(device: torch.device) -> Iterator[None]:
     """On the CPU, let a resumed run go as it would have gone; CUDA lacks such kernels."""
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(device.type == 'cpu')
+    torch.use_deterministic_algorithms(before or device.type == 'cpu')
     try:
         yield
     finally:
