@@ -32,7 +32,7 @@ from tc_depth_training.config import TrainingConfig
 from tc_depth_training.config_file import load_config
 from tc_depth_training.data.bag import Bag
 from tc_depth_training.pretrained import PACKAGE, imagenet_file
-from tc_depth_training.starting_model import starting_model
+from tc_depth_training.starting_model import network_dtype, starting_model
 from tc_depth_training.step import TrainingModel
 from tc_depth_training.synthetic import render_recording
 
@@ -340,3 +340,17 @@ def test_predict_of_frames_resizes_them_and_their_K_to_the_weights(
     np.testing.assert_allclose(found, expected[0, :, 0].numpy(), atol=1e-5)
     assert main([*command, paths[0]]) == 1
     assert 'alone has no neighbour' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('device', 'capability', 'expected'),
+    [
+        ('cpu', None, torch.float32),
+        ('cuda', (9, 0), torch.bfloat16),
+        ('cuda', (7, 5), torch.float16),
+    ],
+)
+def test_the_precision_suits_the_hardware(device, capability, expected, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda _: capability)
+    assert network_dtype('auto', torch.device(device)) == expected
+    assert network_dtype('float32', torch.device(device)) == torch.float32

@@ -40,6 +40,8 @@ COMMON = (
     'loss.scales=[0, 2]',
     'pose=odometry',
     'learning_rate=3e-4',
+    'validation.share=0',
+    'ema_decay=null',
 )
 TRAINING_ROOMS, EVALUATION_ROOM, ROOM_FRAMES = (1, 2, 3), 4, 60
 

@@ -142,7 +142,7 @@ class TrainingConfig(_Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.999
     seed: Annotated[int, Field(ge=0)] = 0
     device: str = 'auto'
-    # Of the networks; the losses are float32 always. auto: bfloat16 on CUDA, float32 elsewhere
+    # Of the networks; the losses are float32 always. auto: half precision on CUDA
     precision: Literal['auto', 'float32', 'bfloat16', 'float16'] = 'auto'
 
     @field_validator('preset')

@@ -111,10 +111,18 @@ def start_at_depth(network: DepthNetwork, depth: float) -> None:
 
 
 def network_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What the networks compute in; 'auto' is bfloat16 on CUDA, which needs no loss scaling."""
-    if precision == 'auto':
-        return torch.bfloat16 if device.type == 'cuda' else torch.float32
-    return DTYPES[precision]
+    """
+    What the networks compute in.
+
+    'auto' is float32 on the CPU; on CUDA bfloat16, which needs no scaling of the loss, where the
+    hardware has it (compute capability 8.0), else float16.
+    """
+    if precision != 'auto':
+        return DTYPES[precision]
+    if device.type != 'cuda':
+        return torch.float32
+    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if has_bfloat16 else torch.float16
 
 
 def _load_imagenet(network: torch.nn.Module) -> None:
