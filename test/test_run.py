@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from tc_depth_ros.network.checkpoint import load_weights, read_weights_info
+from tc_depth_ros.predictor import DEFAULT_WEIGHTS
 from tc_depth_training import run_state
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
@@ -124,6 +125,23 @@ def test_the_best_weights_are_kept_and_not_the_last(
     monkeypatch.setattr(run, 'validate', lambda *_: Score('x', next(values), {}))
     train([bag], configured('steps=8'), tmp_path)
     assert read_weights_info(tmp_path / WEIGHTS_NAME).notes['steps'] == 4
+
+
+def test_what_a_run_started_from_may_remain_the_best(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tc_depth_training import run
+    from tc_depth_training.validation import Score
+
+    values = iter([0.1, 0.3, 0.2])
+    monkeypatch.setattr(run, 'validate', lambda *_: Score('x', next(values), {'x': 0.0}))
+    train([bag], configured('steps=4', 'init=default', 'save_every_steps=100'), tmp_path)
+    start, kept = (
+        load_weights(path).network for path in (DEFAULT_WEIGHTS, tmp_path / WEIGHTS_NAME)
+    )
+    kept_weights = kept.state_dict()
+    assert all(torch.equal(value, kept_weights[n]) for n, value in start.state_dict().items())
+    assert 'nothing better was found' in (tmp_path / 'report.html').read_text()
 
 
 def test_a_run_that_gets_no_better_stops_early(

@@ -62,7 +62,7 @@ def finish(run: Run, out: Path, stopped: str) -> None:
         info,
         run.data.summaries,
         run.steps_done,
-        run.best.step,
+        run.best.step or 0,
         run.best.name,
         examination.scores,
         examination.samples,

@@ -13,7 +13,6 @@ from tc_depth_training.processes import Processes
 from tc_depth_training.step import TrainingModel
 from tc_depth_training.validation import read_batches, spread_windows
 
-WINDOWS_CHECKED = 1000  # at most, evenly spread
 MIDDLE = FRAMES // 2
 
 
@@ -36,14 +35,15 @@ class Findings:
 
 
 def hold_against_images(
-    model: TrainingModel, windows: WindowDataset, processes: Processes
+    model: TrainingModel, windows: WindowDataset, most: int, processes: Processes
 ) -> Findings:
     """
     Find the stretches where odometry does not explain the images; all processes call together.
 
     :param model: that has learned some depth; put into eval mode for a while
+    :param most: windows to look at, evenly spread: far fewer than there are miss short stretches
     """
-    numbers = spread_windows(len(windows), WINDOWS_CHECKED)[processes.rank :: processes.count]
+    numbers = spread_windows(len(windows), most)[processes.rank :: processes.count]
     batches = read_batches(windows, numbers.tolist())
     errors = join_errors(processes.gather(check_odometry(model, batches, processes.device)))
     recording, segment = _places(windows)

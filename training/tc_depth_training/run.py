@@ -39,6 +39,8 @@ from tc_depth_training.validation import Score, validate
 ASKED = 'it was asked to end'
 ODOMETRY_CHECKS = (0.2, 0.5)  # of the run, when the odometry is held against the images
 STEPS_BEFORE_CHECK = 100  # in which the network learns enough depth for that
+# Windows looked at, in shares of all that are learned from, again and again, in the whole run
+SHARE_CHECKED, LEAST_CHECKED = 0.05, 200
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,9 @@ class Run:
         :raises TrainingError: it fits nowhere
         """
         model = self.learner.averaged
-        findings = hold_against_images(model, self.data.learned, self.processes)
+        visits = self.schedule.steps * self.config.batch_size
+        most = max(LEAST_CHECKED, round(SHARE_CHECKED * visits))
+        findings = hold_against_images(model, self.data.learned, most, self.processes)
         self.learner.model.train()  # without a running mean it was asked itself
         self._distrust(findings.distrusted)
         if not self._posed[self._trusted].any():
@@ -221,7 +225,7 @@ class Run:
 
     def save(self, out: Path) -> None:
         """Write all that is needed to go on; and weights, where there are none yet."""
-        if self.best.step == 0:
+        if self.best.step is None:
             self.save_weights(out / WEIGHTS_NAME)
         RunState(
             self.steps_done,

@@ -22,7 +22,7 @@ FORMAT = 1
 class Best:
     """The best weights so far."""
 
-    step: int = 0  # after how many steps; 0: none yet
+    step: int | None = None  # after how many steps; None: there are none yet
     score: float = float('inf')
     name: str = ''  # of the score; '': nothing is held out, the last are the best
     worse_since: int = 0  # validations that were not better

@@ -27,6 +27,7 @@ from tc_depth_training.run_folder import (
 from tc_depth_training.starting_model import starting_model
 from tc_depth_training.teacher import Teacher, epoch_file
 from tc_depth_training.training_data import load_training_data
+from tc_depth_training.validation import Score
 from tc_depth_training.watch.report import REPORT_NAME
 from tc_depth_training.watch.watcher import Watcher
 
@@ -118,6 +119,9 @@ def _carry_out(run: Run, out: Path, interruption: Interruption) -> Outcome:
 def _take_steps(run: Run, out: Path, watcher: Watcher | None, interruption: Interruption) -> str:
     """Take the steps that are left; returns why not all of them, '' if so."""
     stopped = run.reason_to_stop(interruption.requested)
+    if run.config.init and run.best.step is None and not stopped:
+        # What it starts from may remain the best
+        _note(run, out, watcher, run.validate())
     for batch in run.batches() if not stopped else ():
         findings: tuple[str, ...] = ()
         if run.odometry_check_is_due():
@@ -131,16 +135,20 @@ def _take_steps(run: Run, out: Path, watcher: Watcher | None, interruption: Inte
             watcher.step(taken, run)
             for finding in findings:
                 watcher.warn(taken.number, finding)
-            if score:
-                watcher.score(score, run)
-            _keep(run, out, bool(stopped))
+        _note(run, out, watcher, score, bool(stopped))
         if stopped:
             break
     return stopped
 
 
-def _keep(run: Run, out: Path, stopped: bool) -> None:
-    """Write the weights if they are the best so far, and the state if it is time."""
+def _note(
+    run: Run, out: Path, watcher: Watcher | None, score: Score | None, stopped: bool = False
+) -> None:
+    """Show a score, write the weights if they are the best so far, and the state if it is time."""
+    if watcher is None:
+        return
+    if score:
+        watcher.score(score, run)
     is_best = run.best.step == run.steps_done
     if is_best:
         run.save_weights(out / WEIGHTS_NAME)

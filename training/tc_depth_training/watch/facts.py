@@ -73,6 +73,11 @@ def choice_sentence(summary: RunSummary) -> str:
             'better ones by.'
         )
     held_out = sum(score.windows for score in summary.held_out)
+    if summary.best_step == 0:
+        return (
+            f'The weights that it started from: by {summary.score_name} on {held_out} held-out '
+            'windows, nothing better was found.'
+        )
     return (
         f'The weights of step {summary.best_step}, the best of those looked at by '
         f'{summary.score_name} on {held_out} held-out windows.'
