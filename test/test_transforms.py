@@ -46,6 +46,7 @@ class Robot:
     linked: bool = True  # the head's link is recorded
     slash: str = ''  # before some frames' names
     odometry_of: str = 'base_link'
+    start_x_m: float = 0.0  # of the odometry
 
     def links(self, stamp_ns: int) -> list[Any]:
         """Those that stand."""
@@ -55,8 +56,9 @@ class Robot:
         ]
 
     def moved(self, t_s: float, stamp_ns: int) -> list[Any]:
-        """What a message of /tf has; of a stamp of its own, where the robot stands."""
-        transforms = [stamped('odom', 'base_link', turned((0, 0, t_s), (t_s, 0, 0)), stamp_ns - 7)]
+        """What a message of /tf has; where the robot stands is of an earlier stamp."""
+        pose = turned((0, 0, t_s), (t_s, 0, 0))
+        transforms = [stamped('odom', 'base_link', pose, stamp_ns - 20_000_000)]
         if self.linked:
             pose = mast_T_pan(t_s, self.rate)
             transforms.append(stamped('mast', f'{self.slash}pan', pose, stamp_ns))
@@ -81,8 +83,10 @@ def record(views, tmp_path) -> Record:
 
     def odometry_of(view: SyntheticView, robot: Robot) -> SyntheticView:
         head = mast_T_pan((view.stamp_ns - start_ns) / SECOND, robot.rate)
-        base_T_child = BASE_T_MAST @ head @ PAN_T_CAMERA
-        return replace(view, world_T_camera=view.world_T_camera @ np.linalg.inv(base_T_child))
+        base_T_camera = BASE_T_MAST @ head @ PAN_T_CAMERA
+        start = turned((0, 0, 0), (robot.start_x_m, 0, 0))
+        pose = start @ view.world_T_camera @ np.linalg.inv(base_T_camera)
+        return replace(view, world_T_camera=pose)
 
     def make(robot: Robot, name: str) -> Messages:
         write_bag(tmp_path / f'{name}-camera', views)
@@ -194,12 +198,13 @@ def test_late_and_repeated_transforms_are_sorted_in(record, load, views) -> None
 
 
 def test_each_lap_of_a_loop_has_its_own_transforms(record, load, views) -> None:
-    """The second time round the head turns the other way."""
-    there, back = record(Robot(), 'there'), record(Robot(rate=-2.0), 'back')
+    """The second time round the robot stands 5 m further on, and its head turns the other way."""
+    there, back = record(Robot(), 'there'), record(Robot(rate=-2.0, start_x_m=5.0), 'back')
     later = [replace(m, log_ns=m.log_ns + 10 * SECOND) for m in back]
     recording = load(there + later, cache='ram')
     assert recording.segment.tolist() == FRAMES * [0] + FRAMES * [1]
     expected = np.concatenate([truth(views), truth(views)])
+    expected[FRAMES:, 0, 3] += 5
     np.testing.assert_allclose(recording.world_T_camera, expected, atol=1e-9)
 
 
@@ -225,7 +230,7 @@ def test_for_a_link_not_all_of_tf_is_searched(record, load) -> None:
     assert all(known(load([soon, *messages], 'soon')))
 
 
-def test_transforms_of_another_time_are_refused(record, load) -> None:
+def test_transforms_of_another_time_are_refused(record, load, tmp_path) -> None:
     def elsewhen(m: Recorded) -> Recorded:
         moved = [at(x, m.log_ns + 60 * SECOND) for x in m.message.transforms]
         return transforms('/tf', m.log_ns, moved)
@@ -233,11 +238,13 @@ def test_transforms_of_another_time_are_refused(record, load) -> None:
     messages = [elsewhen(m) if m.topic == '/tf' else m for m in record(Robot(), 'robot')]
     with pytest.raises(BagError, match='/odom with mast -> pan of /tf of .* does not overlap'):
         load(messages)
+    with pytest.raises(BagError, match=r'/odom with /tf of .* it is stamped 1700000059\.920 to'):
+        read_sequence(tmp_path / 'bag', Topics(), tmp_path)
 
 
 def test_other_transforms_make_another_cache(record, load, views, tmp_path) -> None:
     messages = record(Robot(), 'robot')
-    assert load(messages).key == load(messages, 'copy').key
+    assert load(messages, 'one/bag').key == load(messages, 'copy/bag').key
 
     def otherwise(m: Recorded) -> Recorded:
         odometry, head, *rest = m.message.transforms
@@ -245,7 +252,7 @@ def test_other_transforms_make_another_cache(record, load, views, tmp_path) -> N
         head = replace(head, transform=replace(head.transform, translation=shift))
         return transforms('/tf', m.log_ns, [odometry, head, *rest])
 
-    changed = load([otherwise(m) if m.topic == '/tf' else m for m in messages], 'changed')
+    changed = load([otherwise(m) if m.topic == '/tf' else m for m in messages], 'other/bag')
     assert len(list((tmp_path / 'cache').glob('*/meta.json'))) == 2
     assert known(changed) == FRAMES * [True]
     off_m = np.linalg.norm((changed.world_T_camera - truth(views))[:, :3, 3], axis=1)

@@ -60,11 +60,6 @@ class CameraTrajectory:
     child_T_camera: Chain
     links: tuple[Trajectory, ...] = ()  # of those of the chain that move
 
-    @property
-    def stamps_ns(self) -> NDArray[np.int64]:
-        """When the odometry is known, (N,), increasing."""
-        return self.odometry.stamps_ns
-
     def at(self, stamp_ns: int, max_gap_s: float = 0.2) -> NDArray[np.float64] | None:
         """
         Pose ``world_T_camera`` at a stamp, (4, 4).
