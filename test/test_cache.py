@@ -22,12 +22,13 @@ from rosbags.rosbag2 import CompressionMode, StoragePlugin
 from tc_depth_ros.frames.preprocessing import resize_image, scaled_intrinsics
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.config import DataConfig
-from tc_depth_training.data import cache, cache_key, frame_sink, reading
+from tc_depth_training.data import cache, cache_key, frame_sink
 from tc_depth_training.data.bag import Bag, BagError
 from tc_depth_training.data.load import load_recordings
 from tc_depth_training.data.pairing import LOOK_AHEAD, CameraInfoPairing
 from tc_depth_training.data.recording import Recording
 from tc_depth_training.data.source import Wanted, find_sources
+from tc_depth_training.data.trajectory import CameraTracks
 from tc_depth_training.data.windows import WindowDataset, find_windows, number_sequences
 from tc_depth_training.inspect import inspect_bag
 from tc_depth_training.synthetic import SyntheticView, render_recording
@@ -303,7 +304,7 @@ def test_a_pass_cut_off_leaves_nothing(bag, load, tmp_path, monkeypatch, error) 
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(reading._Reader, 'take_odometry', fail)
+    monkeypatch.setattr(CameraTracks, 'add', fail)
     with pytest.raises(type(error)):
         load(bag)
     assert kept(tmp_path) == []

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import cos, pi, sin
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -71,11 +70,8 @@ def test_in_a_gap_there_is_no_pose_but_at_its_ends_there_is() -> None:
 
 
 def test_poses_out_of_order_and_twice_are_sorted_out() -> None:
-    def pose(x: float) -> SimpleNamespace:
-        quaternion = SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
-        return SimpleNamespace(position=SimpleNamespace(x=x, y=0.0, z=0.0), orientation=quaternion)
-
-    poses = Trajectory.from_poses([20, 10, 20], [pose(2.0), pose(1.0), pose(2.0)])
+    received = np.array([[x, 0.0, 0, 0, 0, 0, 1] for x in (2.0, 1.0, 2.0)])
+    poses = Trajectory.of(np.array([20, 10, 20]), received)
     assert poses.stamps_ns.tolist() == [10, 20]
     assert poses.at(15)[0, 3] == pytest.approx(1.5)
 

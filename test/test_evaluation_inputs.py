@@ -22,7 +22,7 @@ from test_data import merge
 from tc_depth_training.bag_writer import quaternion_from_matrix, write_bag
 from tc_depth_training.data.bag import BagError
 from tc_depth_training.data.point_cloud import decode_points, depth_of_points
-from tc_depth_training.data.static_transforms import StaticTransforms
+from tc_depth_training.data.transform_tree import TransformTree
 from tc_depth_training.evaluation.sequence import FrameSequence, Topics, read_sequence
 from tc_depth_training.synthetic import SyntheticView, render_recording
 
@@ -162,11 +162,11 @@ def test_points_behind_or_beside_the_image_are_not_drawn() -> None:
 # Static transforms
 
 
-def stamped(parent: str, child: str, parent_T_child: Doubles) -> Any:
+def stamped(parent: str, child: str, parent_T_child: Doubles, stamp_ns: int = 0) -> Any:
     """A TransformStamped that a bag may hold."""
     x, y, z, w = quaternion_from_matrix(parent_T_child[:3, :3]).tolist()
     return jazzy.geometry_msgs__msg__TransformStamped(
-        header=header(0, parent),
+        header=header(stamp_ns, parent),
         child_frame_id=child,
         transform=jazzy.geometry_msgs__msg__Transform(
             translation=jazzy.geometry_msgs__msg__Vector3(*parent_T_child[:3, 3].tolist()),
@@ -181,10 +181,19 @@ def header(stamp_ns: int, frame_id: str) -> Any:
     return jazzy.std_msgs__msg__Header(stamp=stamp, frame_id=frame_id)
 
 
-def tree(*transforms: tuple[str, str, Doubles]) -> StaticTransforms:
+def tree(*transforms: tuple[str, str, Doubles]) -> TransformTree:
     """Each link in a message of its own, as several publishers would."""
-    messages = [jazzy.tf2_msgs__msg__TFMessage([stamped(*link)]) for link in transforms]
-    return StaticTransforms.from_messages(messages)
+    made = TransformTree()
+    for link in transforms:
+        made.add_constant(jazzy.tf2_msgs__msg__TFMessage([stamped(*link)]))
+    return made
+
+
+def between(transforms: TransformTree, target: str, source: str) -> Doubles:
+    """Transform target_T_source of frames that are linked."""
+    chain = transforms.chain(target, source)
+    assert chain is not None
+    return chain.transform()
 
 
 A, B, C = (
@@ -197,38 +206,38 @@ A, B, C = (
 def test_frames_are_linked_through_their_common_root_in_both_directions() -> None:
     transforms = tree(('base', 'mast', A), ('mast', 'camera', B), ('base', 'lidar', C))
     camera_T_lidar = np.linalg.inv(A @ B) @ C
-    np.testing.assert_allclose(transforms.between('camera', 'lidar'), camera_T_lidar, atol=1e-12)
+    np.testing.assert_allclose(between(transforms, 'camera', 'lidar'), camera_T_lidar, atol=1e-12)
     np.testing.assert_allclose(
-        transforms.between('lidar', 'camera'), np.linalg.inv(camera_T_lidar), atol=1e-12
+        between(transforms, 'lidar', 'camera'), np.linalg.inv(camera_T_lidar), atol=1e-12
     )
-    np.testing.assert_allclose(transforms.between('base', 'camera'), A @ B, atol=1e-12)
-    np.testing.assert_allclose(transforms.between('camera', 'mast'), np.linalg.inv(B), atol=1e-12)
-    np.testing.assert_allclose(transforms.between('camera', 'camera'), np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(between(transforms, 'base', 'camera'), A @ B, atol=1e-12)
+    np.testing.assert_allclose(between(transforms, 'camera', 'mast'), np.linalg.inv(B), atol=1e-12)
+    np.testing.assert_allclose(between(transforms, 'camera', 'camera'), np.eye(4), atol=1e-12)
 
 
 def test_leading_slashes_do_not_matter() -> None:
     transforms = tree(('/base', 'camera', A))
-    np.testing.assert_allclose(transforms.between('base', '/camera'), A, atol=1e-12)
+    np.testing.assert_allclose(between(transforms, 'base', '/camera'), A, atol=1e-12)
 
 
 def test_a_later_transform_replaces_an_earlier() -> None:
     transforms = tree(('base', 'camera', A), ('base', 'camera', B))
-    np.testing.assert_allclose(transforms.between('base', 'camera'), B, atol=1e-12)
+    np.testing.assert_allclose(between(transforms, 'base', 'camera'), B, atol=1e-12)
 
 
 def test_frames_without_a_chain_are_not_linked() -> None:
     transforms = tree(('base', 'camera', A), ('map', 'lidar', B))
-    assert transforms.between('camera', 'lidar') is None
-    assert transforms.between('camera', 'nowhere') is None
-    assert transforms.links() == 'base -> camera, map -> lidar'
-    assert tree().between('camera', 'lidar') is None
-    assert tree().links() == 'nothing'
+    assert transforms.chain('camera', 'lidar') is None
+    assert transforms.chain('camera', 'nowhere') is None
+    assert transforms.listed(moves=False) == 'base -> camera, map -> lidar'
+    assert tree().chain('camera', 'lidar') is None
+    assert tree().listed(moves=False) == 'nothing'
 
 
 def test_a_loop_ends() -> None:
     looped = tree(('a', 'b', A), ('b', 'a', B), ('a', 'camera', C))
-    assert looped.between('camera', 'lidar') is None
-    np.testing.assert_allclose(looped.between('a', 'camera'), C, atol=1e-9)
+    assert looped.chain('camera', 'lidar') is None
+    np.testing.assert_allclose(between(looped, 'a', 'camera'), C, atol=1e-9)
 
 
 # Bags

@@ -69,7 +69,7 @@ def load_training_data(
     if config.pose == 'both' and not data.learned.posed.any():
         raise BagError(
             'pose is both, but no window has odometry: record nav_msgs/Odometry of the camera, or '
-            'of a frame that /tf_static links to it, or train with pose: learned'
+            'of a frame that /tf_static and /tf link to it, or train with pose: learned'
         )
     if count < config.batch_size:
         raise BagError(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tc_depth_training.data.reading import Readings
 from tc_depth_training.data.source import Source
-from tc_depth_training.data.trajectory import Trajectory
+from tc_depth_training.data.trajectory import CameraTracks, CameraTrajectory, Track, Trajectory
 
 CLOCK_JUMP_NS = 1_000_000_000  # back by more than this, a stamp is not just late
 # Depth this much off a frame's time, in periods of the camera and in ns, still belongs to it
@@ -45,7 +45,8 @@ def arrange(readings: Readings, source: Source) -> Arrangement:
     repeated = (np.diff(stamps_ns[order]) == 0) & (np.diff(segment[order]) == 0)
     left_out = readings.left_out + Counter({REPEATED: int(repeated.sum())})
     order = order[np.concatenate([[True], ~repeated])]
-    poses = None if source.odometry is None else _poses(readings, epoch, source)
+    tracks = readings.tracks
+    poses = None if tracks is None else _poses(readings.stamps_ns, epoch, tracks)
     return Arrangement(
         order,
         stamps_ns[order],
@@ -99,19 +100,31 @@ def _beside(
     return pairs
 
 
-def _poses(readings: Readings, epoch: NDArray[np.int64], source: Source) -> NDArray[np.float64]:
+def _trajectories(epoch: NDArray[np.int64], track: Track) -> list[Trajectory]:
+    """What a track says in each epoch of the frames."""
+    stamps_ns, poses = np.array(track.stamps_ns), np.array(track.poses)
+    return [
+        Trajectory.of(stamps_ns[rows], poses[rows])
+        for _, rows in _beside(epoch, track.frames_before, stamps_ns)
+    ]
+
+
+def _poses(
+    stamps_ns: list[int], epoch: NDArray[np.int64], tracks: CameraTracks
+) -> NDArray[np.float64]:
     poses = np.full((len(epoch), 4, 4), np.nan)
-    if not readings.poses or source.odometry is None:
+    if not all(track.stamps_ns for track in (tracks.odometry, *tracks.links)):
         return poses
-    stamps_ns, values = np.array(readings.pose_stamps_ns), np.array(readings.poses)
-    for frames, rows in _beside(epoch, readings.frames_before_pose, stamps_ns):
-        trajectory = Trajectory.from_arrays(
-            stamps_ns[rows], values[rows, :3], values[rows, 3:], source.odometry.child_T_camera
-        )
-        for frame in frames:
-            pose = trajectory.at(readings.stamps_ns[frame])
-            if pose is not None:
-                poses[frame] = pose
+    odometry = _trajectories(epoch, tracks.odometry)
+    links = [_trajectories(epoch, track) for track in tracks.links]
+    camera = [
+        CameraTrajectory(o, tracks.child_T_camera, tuple(x))
+        for o, *x in zip(odometry, *links, strict=True)
+    ]
+    for frame, number in enumerate(epoch):
+        pose = camera[number].at(stamps_ns[frame])
+        if pose is not None:
+            poses[frame] = pose
     return poses
 
 

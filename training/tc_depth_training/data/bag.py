@@ -20,7 +20,6 @@ from tc_depth_ros.frames.decoder import FrameDecoder, is_rectified
 from tc_depth_ros.frames.frame import Frame, decode_depth, stamp_ns
 from tc_depth_training.data.pairing import CameraInfoPairing, Pair
 from tc_depth_training.data.point_cloud import decode_points
-from tc_depth_training.data.static_transforms import StaticTransforms
 from tc_depth_training.data.topics import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -29,6 +28,7 @@ from tc_depth_training.data.topics import (
     ODOMETRY,
     POINT_CLOUD,
     STATIC_TRANSFORMS,
+    TRANSFORMS,
     BagDamaged,
     BagError,
     CameraTopics,
@@ -37,7 +37,8 @@ from tc_depth_training.data.topics import (
     info_beside,
     is_depth,
 )
-from tc_depth_training.data.trajectory import Trajectory
+from tc_depth_training.data.trajectory import CameraTracks, CameraTrajectory
+from tc_depth_training.data.transform_tree import Chain, TransformTree
 
 __all__ = [
     'NO_TOPIC',
@@ -50,6 +51,8 @@ __all__ = [
     'PointCloud',
     'Received',
 ]
+
+BEGINNING_S = 10  # of /tf, in which a robot has told all its links
 
 
 @dataclass(frozen=True)
@@ -239,20 +242,43 @@ class Bag:
             frame_id = message.header.frame_id
             yield PointCloud(stamp_ns(message.header), frame_id, decode_points(message))
 
-    def trajectory(self, topic: str, camera_frame_id: str) -> Trajectory:
+    def trajectory(self, topic: str, camera_frame_id: str) -> CameraTrajectory:
         """
         Poses of the camera's optical frame from an odometry topic.
 
-        :raises BagError: the odometry is of another frame, and /tf_static does not link the two
+        :raises BagError: the odometry is of another frame, and nothing links the two
         """
-        messages = list(self._messages(topic))
-        child = messages[0].child_frame_id
-        extrinsics = None
-        if child != camera_frame_id:
-            extrinsics = self.static_transform(child, camera_frame_id, topic)
-        return Trajectory.from_poses(
-            [stamp_ns(m.header) for m in messages], [m.pose.pose for m in messages], extrinsics
-        )
+        chain = self.chain(self.first(topic).child_frame_id, camera_frame_id, topic)
+        tracks = CameraTracks(topic, chain)
+        for _, name, message in self._recorded(tracks.topics):
+            tracks.add(name, message)
+        return tracks.trajectory()
+
+    def chain(self, target: str, source: str, needed_by: str) -> Chain:
+        """
+        Find the links from a target to a source frame: of /tf_static, and of /tf what that lacks.
+
+        Of /tf only the beginning is looked at, until the chain is whole.
+
+        :param needed_by: the topic that needs it, for the message
+        :raises BagError: nothing links the two frames; lists the links that there are
+        """
+        if target.lstrip('/') == source.lstrip('/'):
+            return Chain()
+        tree = self._static_tree()
+        found = tree.chain(target, source)
+        moving = self._beginning(TRANSFORMS)
+        while found is None and (message := next(moving, None)) is not None:
+            tree.add_moving(message)
+            found = tree.chain(target, source)
+        if found is None:
+            linked = (
+                f'{STATIC_TRANSFORMS} links {tree.listed(moves=False)}, and {TRANSFORMS}, in its '
+                f'first {BEGINNING_S} s, {tree.listed(moves=True)}'
+            )
+            topics = f'{STATIC_TRANSFORMS} and {TRANSFORMS}'
+            raise self._unlinked(target, source, needed_by, linked, topics)
+        return found
 
     def static_transform(self, target: str, source: str, needed_by: str) -> NDArray[np.float64]:
         """
@@ -261,16 +287,36 @@ class Bag:
         :param needed_by: the topic that needs it, for the message
         :raises BagError: nothing links the two frames; lists the links that there are
         """
-        transforms = StaticTransforms.from_messages(self._messages(STATIC_TRANSFORMS))
-        found = transforms.between(target, source)
+        tree = self._static_tree()
+        found = tree.chain(target, source)
         if found is None:
-            raise BagError(
-                f"{self.path}: {needed_by} needs the transform between '{target}' and "
-                f"'{source}', but {STATIC_TRANSFORMS} links {transforms.links()}: record "
-                f'{STATIC_TRANSFORMS}, with a chain between these frames, or go without '
-                f'{needed_by}'
-            )
-        return found
+            linked = f'{STATIC_TRANSFORMS} links {tree.listed(moves=False)}'
+            raise self._unlinked(target, source, needed_by, linked, STATIC_TRANSFORMS)
+        return found.transform()
+
+    def _static_tree(self) -> TransformTree:
+        tree = TransformTree()
+        for message in self._messages(STATIC_TRANSFORMS):
+            tree.add_constant(message)
+        return tree
+
+    def _unlinked(
+        self, target: str, source: str, needed_by: str, linked: str, topics: str
+    ) -> BagError:
+        return BagError(
+            f"{self.path}: {needed_by} needs the transform between '{target}' and '{source}', but "
+            f'{linked}: record {topics}, with a chain between these frames, or go without '
+            f'{needed_by}'
+        )
+
+    def _beginning(self, topic: str) -> Iterator[Any]:
+        """What was recorded of a topic in the first seconds after its first message."""
+        end_ns = None
+        for log_ns, _, message in self._recorded({topic}):
+            end_ns = end_ns or log_ns + BEGINNING_S * 1_000_000_000
+            if log_ns > end_ns:
+                return
+            yield message
 
     def _messages(self, topic: str) -> Iterator[Any]:
         for _, _, message in self._recorded({topic}):

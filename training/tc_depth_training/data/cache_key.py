@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from tc_depth_training.data.source import Source
+from tc_depth_training.data.transform_tree import Chain
 
 FORMAT = 1  # of the cache; another decoder or layout needs another number
 HASHED_WHOLE = 256 * 2**20  # bytes of a bag; of what is beyond, samples are read
@@ -19,7 +20,7 @@ def cache_key(source: Source) -> str:
         FORMAT,
         source.camera,
         source.size,
-        source.odometry and (source.odometry.topic, source.odometry.child_T_camera.tolist()),
+        source.odometry and (source.odometry.topic, _links(source.odometry.child_T_camera)),
         source.depth and source.depth.topic,
         source.depth
         and source.depth.camera_T_points is not None
@@ -39,6 +40,17 @@ def cache_key(source: Source) -> str:
         else:
             _add_samples(digest, file, size)
     return digest.hexdigest()[:KEY_LENGTH]
+
+
+def _links(chain: Chain) -> list[object]:
+    """Which links stand how, or move: where those stand is part of the bag's content."""
+    return [
+        [
+            (str(link), link.parent_T_child is not None and link.parent_T_child.tolist())
+            for link in part
+        ]
+        for part in (chain.to_target, chain.to_source)
+    ]
 
 
 def _add_whole(digest: hashlib._Hash, file: Path) -> None:

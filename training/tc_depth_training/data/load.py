@@ -14,6 +14,7 @@ from tc_depth_training.data.bag import NO_TOPIC, BagError
 from tc_depth_training.data.cache import read_to_disk, read_to_memory, read_without_cache
 from tc_depth_training.data.recording import Recording
 from tc_depth_training.data.source import Source, Wanted, find_sources
+from tc_depth_training.data.topics import TRANSFORMS
 
 
 def load_recordings(
@@ -111,8 +112,11 @@ def _with_usable_poses(
     poses = recording.world_T_camera
     if poses is None or not np.isnan(poses).all():
         return recording
-    topic = source.odometry.topic if source.odometry else ''
-    problem = f'the odometry {topic} of {source.bag} does not overlap its images in time'
+    topics = source.odometry.topic if source.odometry else ''
+    if source.odometry and source.odometry.child_T_camera.moving:
+        links = ', '.join(str(link) for link in source.odometry.child_T_camera.moving)
+        topics = f'{topics} with {links} of {TRANSFORMS}'
+    problem = f'the odometry {topics} of {source.bag} does not overlap its images in time'
     if required:
         raise BagError(f'{problem}: record both with one clock, or train with pose: learned')
     if not quiet:

@@ -21,6 +21,7 @@ from tc_depth_training.data.bag import Bag, BagDamaged, BagError
 from tc_depth_training.data.pairing import Pair
 from tc_depth_training.data.point_cloud import decode_points, depth_of_points
 from tc_depth_training.data.source import DepthSource, Source
+from tc_depth_training.data.trajectory import CameraTracks
 
 UNDECODED, UNFIT = 'not decoded', 'CameraInfo unusable'
 UNDECODED_DEPTH, LOST = 'depth not decoded', 'lost where the bag is damaged'
@@ -44,11 +45,8 @@ class Readings:
     calibrations: list[Calibration] = field(default_factory=list)
     K: list[NDArray[np.float32]] = field(default_factory=list)  # (3, 3), at training size
     seen: list[NDArray[np.bool_] | None] = field(default_factory=list)  # (H, W); None: all
-    # Of the odometry: stamp, position, quaternion x y z w; and how many frames came before
-    pose_stamps_ns: list[int] = field(default_factory=list)
-    poses: list[tuple[float, ...]] = field(default_factory=list)  # (7,)
-    frames_before_pose: list[int] = field(default_factory=list)
-    # Of measured depth, likewise
+    tracks: CameraTracks | None = None  # None: no odometry
+    # Of measured depth; and how many frames came before
     depth_stamps_ns: list[int] = field(default_factory=list)
     frames_before_depth: list[int] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -69,19 +67,20 @@ def read_bag(source: Source, frames: Sink, depths: Sink | None, quiet: bool) -> 
     :raises BagError: no image can be used
     """
     reader = _Reader(source, frames, depths)
-    odometry = source.odometry.topic if source.odometry else ''
-    measured = source.depth.topic if source.depth and depths else ''
+    tracks = reader.readings.tracks
+    motion = tracks.topics if tracks else set()
+    measured = {source.depth.topic} if source.depth and depths else set()
     progress = tqdm(total=source.count, desc=f'reading {source.name}', unit='frame', disable=quiet)
     with Bag(source.bag) as bag, progress:
         try:
-            for item in bag.read(source.camera, {odometry, measured} - {''}):
+            for item in bag.read(source.camera, motion | measured):
                 if isinstance(item, Pair):
                     reader.take_image(item)
                     progress.update()
-                elif item.topic == odometry:
-                    reader.take_odometry(item.message)
-                else:
+                elif item.topic in measured:
                     reader.take_depth(item.message)
+                elif tracks:
+                    tracks.add(item.topic, item.message, len(reader.readings.stamps_ns))
         except BagDamaged as error:
             reader.readings.errors[LOST] = str(error)
     readings = reader.readings
@@ -106,7 +105,10 @@ class _Reader:
     """Takes the messages of a pass and keeps what they say."""
 
     def __init__(self, source: Source, frames: Sink, depths: Sink | None) -> None:
+        odometry = source.odometry
         self.readings = Readings()
+        if odometry is not None:
+            self.readings.tracks = CameraTracks(odometry.topic, odometry.child_T_camera)
         self.images = 0  # taken so far, usable or not
         self._source = source
         self._frames, self._depths = frames, depths
@@ -139,13 +141,6 @@ class _Reader:
             readings.K.append(K)
             readings.seen.append(None if frame.seen is None else shrink_mask(frame.seen, size))
         return self._cameras[calibration]
-
-    def take_odometry(self, message: Any) -> None:
-        position, turn = message.pose.pose.position, message.pose.pose.orientation
-        pose = (position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w)
-        self.readings.pose_stamps_ns.append(stamp_ns(message.header))
-        self.readings.poses.append(pose)
-        self.readings.frames_before_pose.append(len(self.readings.stamps_ns))
 
     def take_depth(self, message: Any) -> None:
         readings, source = self.readings, self._source.depth

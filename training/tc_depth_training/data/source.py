@@ -18,6 +18,7 @@ from tc_depth_training.data.bag import (
     CameraTopics,
 )
 from tc_depth_training.data.topics import COMPRESSED_IMAGE
+from tc_depth_training.data.transform_tree import Chain
 
 ASPECT_TOLERANCE = 0.01  # relative
 Found = TypeVar('Found')
@@ -40,8 +41,8 @@ class Wanted:
 class OdometrySource:
     """Where a camera's poses come from."""
 
-    topic: str
-    child_T_camera: NDArray[np.float64]  # (4, 4), from the camera to what the odometry is of
+    topic: str  # of the odometry
+    child_T_camera: Chain  # from the camera to what the odometry is of
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,7 @@ def _find_odometry(bag: Bag, wanted: str, frame_id: str, required: bool) -> Odom
         topic = bag.find('odom', ODOMETRY)  # says that there is none
     if not topic:
         return None
-    child = bag.first(topic).child_frame_id
-    if child == frame_id:
-        return OdometrySource(topic, np.eye(4))
-    return OdometrySource(topic, bag.static_transform(child, frame_id, topic))
+    return OdometrySource(topic, bag.chain(bag.first(topic).child_frame_id, frame_id, topic))
 
 
 def _find_depth_images(bag: Bag, camera: CameraTopics, wanted: str) -> DepthSource | None:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from tc_depth_ros.frames.frame import Frame
 from tc_depth_training.data.bag import NO_TOPIC, Bag, BagError, CameraTopics
 from tc_depth_training.data.point_cloud import depth_of_points
+from tc_depth_training.data.topics import TRANSFORMS
 
 # Truth this much off a frame's time, in periods of the camera and in s, still belongs to it
 MAX_OFFSET_PERIODS, MAX_OFFSET_S = 0.5, 0.05
@@ -162,7 +163,10 @@ def _read_poses(
     found = [trajectory.at(int(stamp)) for stamp in stamps_ns]
     poses = np.stack([missing if pose is None else pose for pose in found])
     if np.isnan(poses).all():
-        raise _no_overlap(bag, topic, stamps_ns, trajectory.stamps_ns)
+        for link in trajectory.links:
+            if all(link.at(int(stamp)) is None for stamp in stamps_ns):
+                raise _no_overlap(bag, f'{topic} with {TRANSFORMS}', stamps_ns, link.stamps_ns)
+        raise _no_overlap(bag, topic, stamps_ns, trajectory.odometry.stamps_ns)
     return poses
 
 
