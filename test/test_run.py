@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,11 +27,13 @@ from tc_depth_training.config import TrainingConfig
 from tc_depth_training.config_file import load_config
 from tc_depth_training.data.windows import Batch
 from tc_depth_training.learner import Learner
+from tc_depth_training.odometry_trust import Distrusted, Findings
 from tc_depth_training.run import Run, TakenStep
 from tc_depth_training.run_folder import CONFIG_NAME, LOG_NAME, WEIGHTS_NAME, held_folder
 from tc_depth_training.run_state import STATE_NAME
 from tc_depth_training.synthetic import iterate_recording, render_recording
 from tc_depth_training.train import train
+from tc_depth_training.training_data import load_training_data
 
 REPOSITORY = Path(__file__).parents[1]
 TINY_RUN = [
@@ -456,3 +459,23 @@ def test_bags_of_different_cameras_are_learned_from_together(bag: Path, tmp_path
     train([bag, wide], configured('steps=4'), tmp_path / 'out')
     info = read_weights_info(tmp_path / 'out' / WEIGHTS_NAME)
     assert info.training_data == 'room, wide'
+
+
+def test_odometry_that_fits_nowhere_ends_the_run_and_a_stretch_of_it_is_left_out(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = load_training_data([bag], configured('steps=4'), quiet=True).all_windows()
+    stamps = np.unique(windows.stamps_ns(1))
+    arguments = ['train', str(bag), '--init', 'default', *settings('steps=4', 'pose=both')]
+
+    def train_with(last_ns: int, out: Path) -> int:
+        bad = Findings((Distrusted(0, 0, int(stamps[0]), last_ns),), ('it is bad',))
+        monkeypatch.setattr('tc_depth_training.run.hold_against_images', lambda *_: bad)
+        return main([*arguments, '--out', str(out)])
+
+    assert train_with(int(stamps[-1]), tmp_path / 'all') == 1
+    assert 'odometry fits the images nowhere (it is bad)' in capsys.readouterr().err
+    assert train_with(int(stamps[3]), tmp_path / 'some') == 0
+    state = run_state.RunState.load(tmp_path / 'some')
+    assert state.distrusted == ((0, 0, int(stamps[0]), int(stamps[3])),)
+    assert 'it is bad' in (tmp_path / 'some' / 'report.html').read_text()

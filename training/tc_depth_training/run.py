@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -79,6 +80,7 @@ class Run:
         self.steps_done = 0
         self.best = Best()
         self._teacher = teacher
+        self.held_out = data.held_out
         self._posed = torch.from_numpy(data.learned.posed)  # (windows,)
         self._distrust(())
         self._started = time.monotonic()
@@ -95,8 +97,8 @@ class Run:
                 f'{_listed(self.data.keys)}): give the same bags, or choose another --out'
             )
         self.learner.load_state_dict(state.learner)
-        self.steps_done, self.best = state.steps, state.best
         self._distrust(tuple(Distrusted(*stretch) for stretch in state.distrusted))
+        self.steps_done, self.best = state.steps, state.best
         self._started -= state.duration_s
 
     @property
@@ -171,7 +173,8 @@ class Run:
         model = self.learner.averaged
         visits = self.schedule.steps * self.config.batch_size
         most = max(LEAST_CHECKED, round(SHARE_CHECKED * visits))
-        findings = hold_against_images(model, self.data.learned, most, self.processes)
+        windows = self.data.all_windows()  # what the weights are judged by must be right too
+        findings = hold_against_images(model, windows, most, self.processes)
         self.learner.model.train()  # without a running mean it was asked itself
         self._distrust(findings.distrusted)
         if not self._posed[self._trusted].any():
@@ -185,6 +188,8 @@ class Run:
         self._distrusted = stretches
         self._trusted = torch.from_numpy(trusted_windows(self.data.learned, stretches))
         judged = trusted_windows(self.data.held_out, stretches)
+        if judged.sum() != len(self.held_out):  # by other windows, scores are not to be compared
+            self.best = replace(self.best, score=math.inf)
         self.held_out = self.data.held_out.only(judged)
 
     def validate(self) -> Score | None:

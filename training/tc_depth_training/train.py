@@ -120,8 +120,7 @@ def _take_steps(run: Run, out: Path, watcher: Watcher | None, interruption: Inte
     """Take the steps that are left; returns why not all of them, '' if so."""
     stopped = run.reason_to_stop(interruption.requested)
     if run.config.init and run.best.step is None and not stopped:
-        # What it starts from may remain the best
-        _note(run, out, watcher, run.validate())
+        _judge_start(run, out, watcher)
     for batch in run.batches() if not stopped else ():
         findings: tuple[str, ...] = ()
         if run.odometry_check_is_due():
@@ -139,6 +138,20 @@ def _take_steps(run: Run, out: Path, watcher: Watcher | None, interruption: Inte
         if stopped:
             break
     return stopped
+
+
+def _judge_start(run: Run, out: Path, watcher: Watcher | None) -> None:
+    """
+    Use what trained weights know already.
+
+    They may remain the best; and odometry is better held against depth that was not learned from
+    it, for a network makes the best of what is wrong.
+    """
+    findings = run.check_odometry() if run.config.pose != 'learned' else ()
+    if watcher:
+        for finding in findings:
+            watcher.warn(0, finding)
+    _note(run, out, watcher, run.validate())
 
 
 def _note(

@@ -33,6 +33,11 @@ class TrainingData:
         """What both are windows of."""
         return self.learned.recordings
 
+    def all_windows(self) -> WindowDataset:
+        """Both parts, recording by recording; numbered anew."""
+        pairs = zip(self.learned.windows, self.held_out.windows, strict=True)
+        return WindowDataset(self.recordings, [a.joined(b) for a, b in pairs])
+
     @property
     def keys(self) -> tuple[str, ...]:
         """What the run's data is known by: content of the recordings, and windows of each."""

@@ -37,6 +37,11 @@ class Windows:
         """Count the windows."""
         return len(self.indices)
 
+    def joined(self, others: Windows) -> Windows:
+        """These, and others of the same recording."""
+        indices = np.concatenate([self.indices, others.indices])
+        return replace(self, indices=indices, posed=np.concatenate([self.posed, others.posed]))
+
     def only(self, chosen: NDArray[np.bool_]) -> Windows:
         """The chosen ones, (M,)."""
         return replace(self, indices=self.indices[chosen], posed=self.posed[chosen])
