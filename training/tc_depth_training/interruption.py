@@ -11,12 +11,21 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN_S = 2.0  # later, a second Ctrl-C is meant
 
 
+class Interrupted(KeyboardInterrupt):
+    """
+    The process was asked to end.
+
+    A class of its own: of KeyboardInterrupt itself, Python remembers when it came through exec(),
+    which bag readers use, and then ends by SIGINT in spite of its being caught.
+    """
+
+
 class Interruption:
     """
     Notes that the process was asked to end.
 
     Used as a context manager; in another thread than the main one it notes nothing. Until
-    :meth:`wait_for_steps` a signal raises KeyboardInterrupt at once, as Ctrl-C does; from then on
+    :meth:`wait_for_steps` a signal raises Interrupted at once, as Ctrl-C does; from then on
     it only sets ``requested``. Schedulers and launchers tell more than once, so only Ctrl-C, and
     only a while later, raises then.
     """
@@ -51,6 +60,6 @@ class Interruption:
         now_s = time.monotonic()
         impatient = number == signal.SIGINT and now_s > self._requested_s + AGAIN_S
         if not self.waits or (self.requested and impatient):
-            raise KeyboardInterrupt
+            raise Interrupted
         if not self.requested:
             self.requested, self._requested_s = True, now_s

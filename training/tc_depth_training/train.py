@@ -14,7 +14,7 @@ from tc_depth_training.config_file import save_config
 from tc_depth_training.data.loader import share_of_batch
 from tc_depth_training.finish import finish
 from tc_depth_training.guards import TrainingError
-from tc_depth_training.interruption import Interruption
+from tc_depth_training.interruption import Interrupted, Interruption
 from tc_depth_training.processes import Processes, join_processes
 from tc_depth_training.run import ASKED, Run
 from tc_depth_training.run_folder import (
@@ -63,7 +63,7 @@ def train(
         with hold, _deterministic(processes.device):
             try:
                 run = _prepare(bags, config, out, processes, resume=resume)
-            except KeyboardInterrupt:
+            except Interrupted:
                 print('stopped before the first step; bags that were read are in the cache')
                 return Outcome(out / WEIGHTS_NAME, 0, finished=False)
             interruption.wait_for_steps()
