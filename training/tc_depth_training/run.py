@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tc_depth_ros.network.checkpoint import WeightsInfo, save_weights
-from tc_depth_training import __version__
+from tc_depth_ros.network.checkpoint import save_weights
 from tc_depth_training.config import ConfigError, TrainingConfig
 from tc_depth_training.data.augmentation import augment, draw
 from tc_depth_training.data.loader import EpochSampler, open_loader
@@ -29,6 +26,7 @@ from tc_depth_training.odometry_trust import (
     trusted_windows,
 )
 from tc_depth_training.processes import Processes
+from tc_depth_training.provenance import focal_factors, weights_info
 from tc_depth_training.run_folder import WEIGHTS_NAME
 from tc_depth_training.run_state import Best, RunState
 from tc_depth_training.schedule import Schedule
@@ -226,7 +224,8 @@ class Run:
     def save_weights(self, file: Path) -> None:
         """Write the weights as they are now: their running mean, if there is one."""
         model = self.learner.averaged
-        save_weights(file, model.network, self.weights_info(), model.pose_net)
+        info = weights_info(self.config, model, self.data.recordings, self.steps_done)
+        save_weights(file, model.network, info, model.pose_net)
 
     def save(self, out: Path) -> None:
         """Write all that is needed to go on; and weights, where there are none yet."""
@@ -242,37 +241,9 @@ class Run:
             self.duration_s,
         ).save(out)
 
-    def weights_info(self) -> WeightsInfo:
-        """What the weights say of themselves."""
-        config, model = self.config, self.learner.averaged
-        metric = config.pose != 'learned'
-        return WeightsInfo(
-            network=model.network.config,
-            input_height=config.data.height,
-            input_width=config.data.width,
-            metric=metric,
-            scale_source='odometry, which gave the motion in training' if metric else '',
-            pose=model.pose_net.config if model.pose_net else None,
-            training_data=', '.join(recording.name for recording in self.data.recordings),
-            code_version=__version__,
-            notes={
-                'steps': self.steps_done,
-                'batch_size': config.batch_size,
-                'seed': config.seed,
-                'init': config.init,
-                'torch': torch.__version__,
-                'machine': platform.machine(),
-                **self.focal_factors(),
-            },
-        )
-
-    def focal_factors(self) -> dict[str, Any]:
-        """Focal length found over the one given, by recording; empty where none is sought."""
-        found = self.learner.averaged.focal_factor
-        if found is None:
-            return {}
-        names = [recording.name for recording in self.data.recordings]
-        return {'focal_factors': dict(zip(names, found.factors(), strict=True))}
+    def focal_factors(self) -> dict[str, dict[str, float]]:
+        """What the log says of focal lengths, where they are sought."""
+        return focal_factors(self.learner.averaged, self.data.recordings)
 
     def _ask_teacher(self, epoch: int, batch: Batch, target: int) -> Tensor | None:
         """Depth of the target as the teacher of this epoch sees it; None: it is not heard."""
