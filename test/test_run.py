@@ -29,12 +29,15 @@ from tc_depth_training.config_file import load_config
 from tc_depth_training.data.windows import Batch
 from tc_depth_training.learner import Learner
 from tc_depth_training.odometry_trust import Distrusted, Findings
+from tc_depth_training.processes import Processes
 from tc_depth_training.run import Run, TakenStep
 from tc_depth_training.run_folder import CONFIG_NAME, LOG_NAME, WEIGHTS_NAME, held_folder
 from tc_depth_training.run_state import STATE_NAME
+from tc_depth_training.starting_model import starting_model
 from tc_depth_training.synthetic import render_recording
 from tc_depth_training.train import train
 from tc_depth_training.training_data import load_training_data
+from tc_depth_training.watch.log import read_log
 
 REPOSITORY = Path(__file__).parents[1]
 TINY_RUN = [
@@ -427,13 +430,37 @@ def test_odometry_to_learn_from_must_be_there(
 
 
 @pytest.mark.parametrize('precision', ['bfloat16', 'float16'])
-def test_networks_can_compute_in_half_precision(bag: Path, tmp_path: Path, precision: str) -> None:
-    out = tmp_path / precision
-    config = configured('steps=1', f'precision={precision}', 'pose=both')
-    train([bag], config, out)
-    losses = [json.loads(line) for line in (out / LOG_NAME).read_text().splitlines()]
-    assert all(0 < entry['photometric'] < 1 for entry in losses if 'photometric' in entry)
-    assert train([bag], config, out, resume=True).steps == 1
+def test_networks_can_compute_in_half_precision(
+    bag: Path, tmp_path: Path, undisturbed: Path, precision: str
+) -> None:
+    config = configured('steps=1', f'precision={precision}')
+    train([bag], config, tmp_path)
+    half, full = (
+        read_log(folder / LOG_NAME).training['photometric'].values[0]
+        for folder in (tmp_path, undisturbed)
+    )
+    assert half != full and half == pytest.approx(full, rel=0.05)
+    assert train([bag], config, tmp_path, resume=True).steps == 1
+
+
+def test_other_windows_to_judge_by_are_another_score(bag: Path) -> None:
+    """Weights found best by windows that turn out spoiled must not keep others from being kept."""
+    config = configured('steps=4')
+    data = load_training_data([bag], config, quiet=True)
+    run = Run(config, data, starting_model(config), Processes(0, 1, torch.device('cpu')))
+    assert run.validate() is not None and run.best.score < 10
+    first, second = (int(stamp) for stamp in data.held_out.stamps_ns(1)[:2])
+    scored = run.best
+    for stretches, kept in (
+        ((), True),
+        ((Distrusted(0, 0, first, first),), False),
+        ((Distrusted(0, 0, second, second),), False),  # as many, but others
+        ((Distrusted(0, 0, second, second),), True),
+    ):
+        run.best = scored
+        run._distrust(stretches)
+        assert (run.best == scored) == kept
+    assert len(run.held_out) == len(data.held_out) - 1
 
 
 def test_a_bag_without_odometry_is_refused_before_another_is_read(

@@ -78,7 +78,8 @@ class Run:
         self.steps_done = 0
         self.best = Best()
         self._teacher = teacher
-        self.held_out = data.held_out
+        self.held_out = data.held_out  # of that, what no distrusted odometry spoils
+        self._judged = np.ones(len(data.held_out), dtype=np.bool_)
         self._posed = torch.from_numpy(data.learned.posed)  # (windows,)
         self._distrust(())
         self._started = time.monotonic()
@@ -186,9 +187,10 @@ class Run:
         self._distrusted = stretches
         self._trusted = torch.from_numpy(trusted_windows(self.data.learned, stretches))
         judged = trusted_windows(self.data.held_out, stretches)
-        if judged.sum() != len(self.held_out):  # by other windows, scores are not to be compared
+        if not np.array_equal(judged, self._judged):
+            # A score by other windows is not to be compared with this one
             self.best = replace(self.best, score=math.inf)
-        self.held_out = self.data.held_out.only(judged)
+        self._judged, self.held_out = judged, self.data.held_out.only(judged)
 
     def validate(self) -> Score | None:
         """Score the weights as they are now; None: nothing is held out."""
