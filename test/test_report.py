@@ -125,7 +125,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> RunHistory:
     assert main(['train', str(folder / 'room'), '--out', str(folder / 'out'), *arguments]) == 0
     real = read_log(folder / 'out' / 'log.jsonl').training
     assert real['total'].steps.tolist() == [1, 2, 3]
-    with RunLog(folder / 'log.jsonl', 0) as log:
+    with RunLog(folder / 'log.jsonl', None) as log:
         for step in range(1, 41):
             values = {name: float(curve.values[step % 3]) for name, curve in real.items()}
             log.write(step, {**values, 'learning_rate': 1e-4 * step})

@@ -197,6 +197,20 @@ def test_a_resumed_run_is_the_run_that_was_never_cut(
     assert ours == theirs
 
 
+def test_what_was_said_of_the_start_outlives_a_kill(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured('steps=2', 'save_every_steps=100', 'init=default')
+    train([bag], config, tmp_path / 'whole')
+    with monkeypatch.context() as patch:
+        cut_after(1, patch)
+        with pytest.raises(MemoryError):
+            train([bag], config, tmp_path / 'cut')
+    train([bag], config, tmp_path / 'cut', resume=True)
+    logs = [(tmp_path / folder / LOG_NAME).read_text() for folder in ('whole', 'cut')]
+    assert logs[0] == logs[1] and '"step": 0' in logs[0]
+
+
 def command(bag: Path, out: Path, *more: str) -> list[str]:
     return [
         sys.executable,

@@ -49,7 +49,7 @@ def disk_that_is_full_after(size: int) -> Iterator[None]:
 
 def test_a_log_reads_back_as_curves_and_warnings(tmp_path: Path) -> None:
     path = tmp_path / 'log.jsonl'
-    with RunLog(path, 0) as log:
+    with RunLog(path, None) as log:
         log.warn(0, 'few windows „öäü“')
         for step in (1, 2, 3):
             values = {'total': 1 / 3 / step, 'focal_factors': {'kitchen': 0.9}}
@@ -69,7 +69,7 @@ def test_a_log_reads_back_as_curves_and_warnings(tmp_path: Path) -> None:
 
 def test_going_on_drops_what_was_said_of_later_steps(tmp_path: Path) -> None:
     path = tmp_path / 'log.jsonl'
-    with RunLog(path, 0) as log:
+    with RunLog(path, None) as log:
         for step in range(1, 8):
             log.write(step, {'total': 1.0})
             if step in (4, 6):
@@ -82,14 +82,14 @@ def test_going_on_drops_what_was_said_of_later_steps(tmp_path: Path) -> None:
     assert history.training['total'].values.tolist() == [1, 1, 1, 1, 2]
     assert history.validation['score'].steps.tolist() == [4]
     assert history.warnings == ()
-    RunLog(path, 0).close()
+    RunLog(path, None).close()
     assert path.read_bytes() == b'', 'a new run says nothing of the old one'
 
 
 @pytest.mark.parametrize('torn', [b'{"step": 3, "tot', b'{"step": 3}', b'\0' * 64, b'\xff\xfe\n'])
 def test_half_a_line_is_dropped(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / 'log.jsonl'
-    with RunLog(path, 0) as log:
+    with RunLog(path, None) as log:
         log.write(1, {'total': 1.0})
         log.write(2, {'total': 2.0})
     whole = path.read_bytes()
@@ -101,7 +101,7 @@ def test_half_a_line_is_dropped(tmp_path: Path, torn: bytes) -> None:
 
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / 'log.jsonl'
-    with RunLog(path, 0) as log:
+    with RunLog(path, None) as log:
         log.write(1, {'total': 1.0})
         whole = path.read_bytes()
         with disk_that_is_full_after(len(whole) + 7), pytest.raises(OSError, match='log.jsonl'):

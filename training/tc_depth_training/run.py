@@ -101,6 +101,11 @@ class Run:
         self._started -= state.duration_s
 
     @property
+    def is_begun(self) -> bool:
+        """Whether anything was learned or judged."""
+        return self.steps_done > 0 or self.best.step is not None
+
+    @property
     def duration_s(self) -> float:
         """Time spent, of all parts of the run."""
         return time.monotonic() - self._started

@@ -53,15 +53,17 @@ class RunLog:
     windows, ``{"step": 7, "validation": {"score": 0.1}}``; ``{"step": 7, "warning": "..."}``.
     """
 
-    def __init__(self, path: Path, from_step: int) -> None:
+    def __init__(self, path: Path, from_step: int | None) -> None:
         """
         Open a log to go on from a step: what is said of later ones, and half a line, is dropped.
 
-        :param from_step: the last step done; 0: a new run, of which nothing is said yet
+        :param from_step: the last step done, 0 where only the start was judged; None: a new run,
+            of which nothing is said yet
         :raises OSError: it cannot be written
         """
-        kept = [entry.line for entry in _entries(path) if entry.step <= from_step]
-        write_atomically(path, b''.join(kept) if from_step > 0 else b'')
+        known = [] if from_step is None else _entries(path)
+        kept = [entry.line for entry in known if entry.step <= (from_step or 0)]
+        write_atomically(path, b''.join(kept))
         self._path = path
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
 

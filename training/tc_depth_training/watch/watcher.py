@@ -34,7 +34,7 @@ class Watcher:
         """Begin to watch a run, which may have been begun before; a context manager."""
         first, steps = run.steps_done, run.schedule.steps
         self._out = out
-        self._log = RunLog(out / LOG_NAME, first)
+        self._log = RunLog(out / LOG_NAME, first if run.is_begun else None)
         wanted = run.config.watch.tensorboard
         self._board = open_tensorboard(out / TENSORBOARD_NAME, first, wanted)
         # In a file, as of nohup, now and then a line
