@@ -467,6 +467,9 @@ DYNAMIC = {
 
 def main() -> int:
     """Run the node until it is told to stop."""
+    # ROS ends the spinning on Ctrl-C as on SIGTERM. Python would raise besides, anywhere: within
+    # rclpy's C++, which makes another error of it, or once more while we end, as under ros2 launch
+    signal.signal(signal.SIGINT, lambda *_: None)
     rclpy.init()
     try:
         node = TCDepthNode()
@@ -478,14 +481,12 @@ def main() -> int:
         if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()
         rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     except _rclpy.RCLError:
         if node.context.ok():  # else ROS went down between two waits, which rclpy does not expect
             raise
     finally:
-        # Ctrl-C comes twice under ros2 launch: from the terminal, and from launch
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         node.on_shutdown(LifecycleState('finalizing', 0))
         node.destroy_node()
         rclpy.try_shutdown()
