@@ -468,7 +468,7 @@ DYNAMIC = {
 def main() -> int:
     """Run the node until it is told to stop."""
     # ROS ends the spinning on Ctrl-C as on SIGTERM. Python would raise besides, anywhere: within
-    # rclpy's C++, which makes another error of it, or once more while we end, as under ros2 launch
+    # rclpy's C++, which makes another error of it
     signal.signal(signal.SIGINT, lambda *_: None)
     rclpy.init()
     try:
@@ -487,6 +487,8 @@ def main() -> int:
         if node.context.ok():  # else ROS went down between two waits, which rclpy does not expect
             raise
     finally:
+        # Ctrl-C comes twice under ros2 launch: from the terminal, and from launch
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         node.on_shutdown(LifecycleState('finalizing', 0))
         node.destroy_node()
         rclpy.try_shutdown()
