@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import batch_of, recording_of, recording_of_views, shared_bag
 from numpy.typing import NDArray
-from test_network import TINY
-from torch import Tensor, nn
+from oracle import Oracle
 
-from tc_depth_ros.geometry.depth import disparity_from_depth
 from tc_depth_ros.network.checkpoint import load_weights
-from tc_depth_ros.network.output import DepthOutput
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS
 from tc_depth_training.data.load import read_recording
 from tc_depth_training.data.recording import Recording
@@ -39,23 +35,6 @@ LOSS = ObjectiveConfig(scales=(0,))
 @pytest.fixture(scope='module')
 def views() -> list[SyntheticView]:
     return render_recording(FRAMES, 96, 128)
-
-
-class Oracle(nn.Module):
-    """A network that knows the depth of the views that it is shown."""
-
-    config = TINY
-    decoder = SimpleNamespace(disparity=())
-
-    def __init__(self, views: list[SyntheticView]) -> None:
-        super().__init__()
-        self._depths = {view.image.tobytes(): view.depth for view in views}
-
-    def forward(self, images: Tensor, K: Tensor) -> DepthOutput:
-        pixels = (images * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2)
-        depths = [[self._depths[f.numpy().tobytes()] for f in window] for window in pixels]
-        disparity = disparity_from_depth(torch.from_numpy(np.array(depths)), 0.1, 100.0)
-        return DepthOutput((disparity[:, :, None],), None)
 
 
 def spoiled(poses: NDArray[np.float64], kind: str, start: int, end: int) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ import torch
 
 from tc_depth_ros.network.checkpoint import load_weights, read_weights_info
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS
+from tc_depth_training import run as run_module
 from tc_depth_training import run_state
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
@@ -209,6 +210,20 @@ def test_what_was_said_of_the_start_outlives_a_kill(
     train([bag], config, tmp_path / 'cut', resume=True)
     logs = [(tmp_path / folder / LOG_NAME).read_text() for folder in ('whole', 'cut')]
     assert logs[0] == logs[1] and '"step": 0' in logs[0]
+
+
+def test_focal_lengths_found_at_the_start_are_told_and_learned_from(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, 'find_focal_factors', lambda *_: [0.9])
+    config = configured('steps=1', 'init=default', 'fit_focal_length=true')
+    train([bag], config, tmp_path)
+    history = read_log(tmp_path / LOG_NAME)
+    (told,) = [w for w in history.warnings if 'calibrate the camera' in w.text]
+    assert told.step == 0 and 'a focal length 0.90 times that of its CameraInfo' in told.text
+    # A step moves it by the learning rate
+    assert history.training['focal_factors.room'].values == pytest.approx(0.9, abs=0.01)
+    assert load_weights(tmp_path / WEIGHTS_NAME).info.notes['focal_factors']['room'] != 1
 
 
 def command(bag: Path, out: Path, *more: str) -> list[str]:

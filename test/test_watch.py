@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import cv2
@@ -21,7 +21,7 @@ from test_network import TINY, camera_matrix, frames, lively
 from tc_depth_ros.network.config import MonodepthConfig
 from tc_depth_ros.network.monodepth import Monodepth
 from tc_depth_training.files import write_atomically
-from tc_depth_training.losses.objective import ObjectiveMaps
+from tc_depth_training.losses.objective import Objective, ObjectiveMaps
 from tc_depth_training.watch import pictures as watched
 from tc_depth_training.watch.curves import training_curves
 from tc_depth_training.watch.log import Curve, RunHistory, RunLog, read_log
@@ -120,6 +120,15 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     write_atomically(path, b'new')
     assert path.read_bytes() == b'new'
+
+
+def test_all_that_a_step_logs_has_a_curve_with_a_title_for_people() -> None:
+    logged = {f.name for f in fields(Objective)} - {'maps'} | {'gradient_norm', 'learning_rate'}
+    curves = {name: Curve(np.arange(3), np.full(3, 0.5)) for name in logged}
+    factor = {'focal_factors.kitchen': Curve(np.arange(3), np.full(3, 0.9))}
+    titles = training_curves(RunHistory(curves | factor, {}, ()))
+    assert len(titles) == len(logged) + 1
+    assert not logged & titles.keys() and 'Focal length of kitchen' in titles
 
 
 def test_a_long_curve_stays_small_and_keeps_its_spikes() -> None:

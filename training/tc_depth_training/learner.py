@@ -91,8 +91,9 @@ class Learner:
         self._scaler.unscale_(self._optimizer)
         limit = math.inf if self._config.gradient_norm is None else self._config.gradient_norm
         norms = torch.stack([clip_grad_norm_(part, limit) for part in self._parts if part])
+        values['gradient_norm'] = float(norms.norm())  # of all, before clipping
         if not self._scaler.is_enabled():  # else it leaves out the step, and tries smaller ones
-            check_finite('gradient', float(norms.sum()), number)
+            check_finite('gradient', values['gradient_norm'], number)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._average is not None:

@@ -123,8 +123,8 @@ def odometry_errors(batch: Batch, depth: Tensor, K: Tensor, target: int) -> Odom
             (flow, _flow_motion(frame, source, depth, K)),
         ):
             warped = warp(source, depth, K, motion)
-            errors.append(_mean(photometric_error(warped, frame), seen))
-        still.append(_mean(photometric_error(source, frame), seen))
+            errors.append(mean_where_seen(photometric_error(warped, frame), seen))
+        still.append(mean_where_seen(photometric_error(source, frame), seen))
     # The mean over the sources, not the minimum: each of the two motions may be wrong
     means = [torch.stack(errors).mean(dim=0).double() for errors in (rebuilt, still, flow)]
     means[2] = torch.minimum(means[1], means[2])
@@ -210,7 +210,7 @@ def _flow_motion(frame: Tensor, source: Tensor, depth: Tensor, K: Tensor) -> Ten
     return torch.from_numpy(np.stack(motions)).to(depth)
 
 
-def _mean(error: Tensor, seen: Tensor) -> Tensor:
+def mean_where_seen(error: Tensor, seen: Tensor) -> Tensor:
     """Mean over the pixels seen of each window, (B,)."""
     count = seen.flatten(1).sum(dim=1).clamp(min=1)
     return (error * seen).flatten(1).sum(dim=1) / count

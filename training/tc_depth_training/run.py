@@ -17,6 +17,7 @@ from tc_depth_training.config import ConfigError, TrainingConfig
 from tc_depth_training.data.augmentation import augment, draw
 from tc_depth_training.data.loader import EpochSampler, open_loader
 from tc_depth_training.data.windows import FRAMES, Batch
+from tc_depth_training.focal_search import find_focal_factors
 from tc_depth_training.guards import TrainingError
 from tc_depth_training.learner import Learner
 from tc_depth_training.losses.objective import ObjectiveMaps
@@ -160,6 +161,21 @@ class Run:
     def is_due(self, every_steps: int) -> bool:
         """Whether what is done every so many steps, and at the end, is done now."""
         return self.schedule.is_due(self.steps_done - 1, every_steps)
+
+    def find_focal_lengths(self) -> tuple[str, ...]:
+        """Begin with the focal lengths that fit the images; says which are not those given."""
+        averaged, model = self.learner.averaged, self.learner.model
+        factors = find_focal_factors(averaged, self.data.learned, self.processes)
+        model.train()  # without a running mean it was asked itself
+        for begun in (averaged, model):
+            assert begun.focal_factor is not None
+            begun.focal_factor.begin_at(factors)
+        return tuple(
+            f'the images of {recording.name} fit a focal length {factor:.2f} times that of its '
+            'CameraInfo, and are learned from with that: calibrate the camera'
+            for recording, factor in zip(self.data.recordings, factors, strict=True)
+            if factor != 1
+        )
 
     def odometry_check_is_due(self) -> bool:
         """Whether the odometry is to be held against the images before the next step."""

@@ -20,6 +20,13 @@ from tc_depth_training.losses.rebuilding import SourceView
 PoseSource = Literal['learned', 'odometry', 'both']
 
 
+def scale_focal_length(K: Tensor, factor: Tensor | float) -> Tensor:
+    """K (B, 3, 3) with its focal lengths multiplied by a factor, or by one for each, (B,)."""
+    scale = torch.ones_like(K)
+    scale[:, 0, 0] = scale[:, 1, 1] = factor
+    return K * scale
+
+
 class FocalFactor(nn.Module):
     """
     A factor of each recording's focal length, learned with the depth.
@@ -36,9 +43,13 @@ class FocalFactor(nn.Module):
     def of(cls, factors: Sequence[float]) -> FocalFactor:
         """The factors that are known already, one for each recording."""
         known = cls(len(factors))
-        with torch.no_grad():
-            known.log_factor.copy_(torch.tensor(factors).log())
+        known.begin_at(factors)
         return known
+
+    def begin_at(self, factors: Sequence[float]) -> None:
+        """Learn on from these factors, one for each recording."""
+        with torch.no_grad():
+            self.log_factor.copy_(torch.tensor(factors).log())
 
     def factors(self) -> list[float]:
         """Focal length found over the focal length given, of each recording."""
@@ -46,9 +57,7 @@ class FocalFactor(nn.Module):
 
     def forward(self, K: Tensor, recording: Tensor) -> Tensor:
         """K (B, 3, 3) with its focal lengths scaled by the factors of its recordings (B,)."""
-        scale = torch.ones_like(K)
-        scale[:, 0, 0] = scale[:, 1, 1] = self.log_factor[recording].exp()
-        return K * scale
+        return scale_focal_length(K, self.log_factor[recording].exp())
 
 
 class TrainingModel(nn.Module):

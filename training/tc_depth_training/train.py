@@ -144,10 +144,12 @@ def _judge_start(run: Run, out: Path, watcher: Watcher | None) -> None:
     """
     Use what trained weights know already.
 
-    They may remain the best; and odometry is better held against depth that was not learned from
-    it, for a network makes the best of what is wrong.
+    They may remain the best; and odometry and focal lengths are better held against depth that
+    was not learned from them, for a network makes the best of what is wrong.
     """
-    findings = run.check_odometry() if run.config.pose != 'learned' else ()
+    findings = run.find_focal_lengths() if run.config.fit_focal_length else ()
+    if run.config.pose != 'learned':
+        findings += run.check_odometry()
     if watcher:
         for finding in findings:
             watcher.warn(0, finding)

@@ -20,6 +20,7 @@ BLOCKS = 60  # of steps, whose means make a smooth line, each of four or more
 POINTS = 600  # of the light line behind it
 SIZE_IN = (4.4, 2.6)
 BEST = '#c0392b'
+FOCAL_FACTORS = 'focal_factors.'  # so begin those of the recordings
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,10 @@ PANELS = (
         'auto_mask_share', 'Pixels that the auto mask keeps', 'share', limits('auto_mask_share')
     ),
     Panel('static_share', 'Pixels where the teacher agrees', 'share', unused=1.0),
+    Panel('geometric_difference', 'Disagreement of depths', 'relative difference'),
     Panel('disparity_spread', 'Spread of the disparity', 'std / mean', limits('disparity_spread')),
     Panel('translation', 'Motion between frames', 'network units', limits('translation')),
+    Panel('gradient_norm', 'Gradient before clipping', 'norm'),
     Panel('learning_rate', 'Learning rate', 'no unit'),
 )
 
@@ -69,10 +72,17 @@ def validation_curves(history: RunHistory, score_name: str, best_step: int) -> d
 
 def _panels_of(curves: Mapping[str, Curve]) -> Iterator[Panel]:
     known = {panel.name: panel for panel in PANELS}
-    unknown = (Panel(name, name, '') for name in curves if name not in known)
-    for panel in (*PANELS, *unknown):
+    others = (_panel_of_its_own(name) for name in curves if name not in known)
+    for panel in (*PANELS, *others):
         if panel.name in curves and (curves[panel.name].values != panel.unused).any():
             yield panel
+
+
+def _panel_of_its_own(name: str) -> Panel:
+    recording = name.removeprefix(FOCAL_FACTORS)
+    if recording != name:
+        return Panel(name, f'Focal length of {recording}', 'found / given')
+    return Panel(name, name, '')
 
 
 def _finite(curve: Curve) -> Curve:
