@@ -53,6 +53,7 @@ from tc_depth_ros.frames.frame import decode_depth
 from tc_depth_ros.network.checkpoint import load_weights, save_weights
 from tc_depth_ros.pipeline import DepthPipeline
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor
+from tc_depth_ros.ros import weights_swap
 from tc_depth_ros.ros.node import TCDepthNode
 
 pytestmark = pytest.mark.ros
@@ -516,13 +517,13 @@ def test_images_go_on_while_weights_load(
     inner: Inner, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long that takes: here as long as fifteen images."""
-    whole = TCDepthNode._load
+    whole = weights_swap.load_pipeline
 
-    def slow(self: TCDepthNode, *configs: Any) -> DepthPipeline:
+    def slow(*arguments: Any) -> DepthPipeline:
         time.sleep(1.5)
-        return whole(self, *configs)
+        return whole(*arguments)
 
-    monkeypatch.setattr(TCDepthNode, '_load', slow)
+    monkeypatch.setattr(weights_swap, 'load_pipeline', slow)
     client, before = inner.client, inner.client.settled()
     setter = client.ros.create_client(SetParameters, '/inner/set_parameters')
     client.until(setter.service_is_ready, 'the service is there')
