@@ -408,7 +408,31 @@ def test_a_cuda_error_that_stays_ends_the_process_to_be_started_again(
     inner.client.show(raw(1), CAMERA.info())
     with pytest.raises(rclpy.executors.ExternalShutdownException):
         inner.client.spin_for(10.0)
-    assert inner.node.broken  # main answers 1 then
+    assert inner.node.broken
+
+
+SHORT_LIFE = """
+import sys
+import rclpy
+from tc_depth_ros.ros.lifecycle import StandaloneNode, run
+
+class Node(StandaloneNode):
+    autostart = True
+
+    def on_configure(self, state):
+        self.broken = sys.argv[1] == 'broken'
+        rclpy.try_shutdown()
+        return super().on_configure(state)
+
+sys.exit(run(lambda: Node('short')))
+"""
+
+
+@pytest.mark.parametrize(('end', 'status'), [('told', 0), ('broken', 1)])
+def test_the_exit_status_says_whether_to_start_again(world: Path, end: str, status: int) -> None:
+    with running(['-c', SHORT_LIFE, end], world / f'{end}.txt') as process:
+        assert process.wait() == status, process.output
+        assert not process.output
 
 
 # ---- the machine ---------------------------------------------------------------------------
@@ -517,9 +541,11 @@ def test_images_go_on_while_weights_load(
     inner: Inner, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long that takes: here as long as fifteen images."""
-    whole = weights_swap.load_pipeline
+    whole, loads = weights_swap.load_pipeline, 0
 
     def slow(*arguments: Any) -> DepthPipeline:
+        nonlocal loads
+        loads += 1
         time.sleep(1.5)
         return whole(*arguments)
 
@@ -535,7 +561,7 @@ def test_images_go_on_while_weights_load(
         client.spin_for(0.1)
         assert shown < 100, 'it never answers'
     assert answer.result().results[0].successful
-    assert shown >= 10
+    assert loads == 1 and shown >= 10
     counts = client.settled().since(before)
     assert counts.count('frames published') >= shown - 1, counts
 
