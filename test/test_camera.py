@@ -459,8 +459,6 @@ def test_the_camera_info_of_an_images_stamp_is_found_else_the_latest() -> None:
     buffer.add(again)
     assert buffer.match(3_000_000_001) is again
     assert buffer.match(0) is again
-    buffer.clear()
-    assert buffer.match(3_000_000_001) is None
 
 
 def test_old_camera_infos_are_forgotten() -> None:

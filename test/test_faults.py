@@ -53,6 +53,7 @@ from tc_depth_ros.frames.frame import decode_depth
 from tc_depth_ros.network.checkpoint import load_weights, save_weights
 from tc_depth_ros.pipeline import DepthPipeline
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor
+from tc_depth_ros.ros import weights_swap
 from tc_depth_ros.ros.node import TCDepthNode
 
 pytestmark = pytest.mark.ros
@@ -407,7 +408,31 @@ def test_a_cuda_error_that_stays_ends_the_process_to_be_started_again(
     inner.client.show(raw(1), CAMERA.info())
     with pytest.raises(rclpy.executors.ExternalShutdownException):
         inner.client.spin_for(10.0)
-    assert inner.node.broken  # main answers 1 then
+    assert inner.node.broken
+
+
+SHORT_LIFE = """
+import sys
+import rclpy
+from tc_depth_ros.ros.lifecycle import StandaloneNode, run
+
+class Node(StandaloneNode):
+    autostart = True
+
+    def on_configure(self, state):
+        self.broken = sys.argv[1] == 'broken'
+        rclpy.try_shutdown()
+        return super().on_configure(state)
+
+sys.exit(run(lambda: Node('short')))
+"""
+
+
+@pytest.mark.parametrize(('end', 'status'), [('told', 0), ('broken', 1)])
+def test_the_exit_status_says_whether_to_start_again(world: Path, end: str, status: int) -> None:
+    with running(['-c', SHORT_LIFE, end], world / f'{end}.txt') as process:
+        assert process.wait() == status, process.output
+        assert not process.output
 
 
 # ---- the machine ---------------------------------------------------------------------------
@@ -518,13 +543,15 @@ def test_images_go_on_while_weights_load(
     inner: Inner, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long that takes: here as long as fifteen images."""
-    whole = TCDepthNode._load
+    whole, loads = weights_swap.load_pipeline, 0
 
-    def slow(self: TCDepthNode, *configs: Any) -> DepthPipeline:
+    def slow(*arguments: Any) -> DepthPipeline:
+        nonlocal loads
+        loads += 1
         time.sleep(1.5)
-        return whole(self, *configs)
+        return whole(*arguments)
 
-    monkeypatch.setattr(TCDepthNode, '_load', slow)
+    monkeypatch.setattr(weights_swap, 'load_pipeline', slow)
     client, before = inner.client, inner.client.settled()
     setter = client.ros.create_client(SetParameters, '/inner/set_parameters')
     client.until(setter.service_is_ready, 'the service is there')
@@ -536,7 +563,7 @@ def test_images_go_on_while_weights_load(
         client.spin_for(0.1)
         assert shown < 100, 'it never answers'
     assert answer.result().results[0].successful
-    assert shown >= 10
+    assert loads == 1 and shown >= 10
     counts = client.settled().since(before)
     assert counts.count('frames published') >= shown - 1, counts
 

@@ -171,12 +171,6 @@ def test_reset_forgets_the_odometry() -> None:
     assert (last.state, last.refusal) == (UNKNOWN, 'no odometry yet')
 
 
-def test_new_weights_may_be_metric() -> None:
-    robot = tracking_robot()
-    robot.estimator.reset(weights_metric=True)
-    assert robot.estimator.current(0).metric
-
-
 def test_it_says_what_it_waits_for() -> None:
     estimator = ScaleEstimator(ODOMETRY)
     estimator.observe(STRAIGHT.frame(0.1, None, FACTOR))

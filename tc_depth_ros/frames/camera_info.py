@@ -96,7 +96,3 @@ class CameraInfoBuffer:
         """Answer the CameraInfo of an image's stamp, else the last added, else None."""
         latest = next(reversed(self._by_stamp.values()), None)
         return self._by_stamp.get(stamp_ns, latest)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._by_stamp.clear()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 RECENT = 50  # frames over which rates and latency are taken
 SUPERSEDED = 'superseded'  # dropped for a newer one
 UNWANTED = 'nobody subscribes'
+UNUSABLE = 'unusable'  # cannot be decoded
 
 
 @dataclass(frozen=True)

@@ -111,15 +111,9 @@ class ScaleEstimator:
         self._camera_height = CameraHeightScale(self._config.ground)
         self._forget()
 
-    def reset(self, weights_metric: bool | None = None) -> None:
-        """
-        Forget the factor: the clock jumped, or there are new weights.
-
-        :param weights_metric: of the new weights; None: as before
-        """
+    def reset(self) -> None:
+        """Forget the factor: the clock jumped, say."""
         with self._lock:
-            if weights_metric is not None:
-                self._weights_metric = weights_metric
             self._filter.reset()
             self._odometry.reset()
             self._camera_height.reset()
