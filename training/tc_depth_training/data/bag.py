@@ -223,6 +223,10 @@ class Bag:
             return ''
         return choose(self.path, kind, names, wanted)
 
+    def stamps_ns(self, topic: str) -> NDArray[np.int64]:
+        """Header stamps of a topic's messages, in the order recorded, (N,)."""
+        return np.array([stamp_ns(m.header) for m in self._messages(topic)], dtype=np.int64)
+
     def depth_maps(self, topic: str = '') -> Iterator[DepthMap]:
         """Decode a depth topic: the one named, or the only one; raises BagError."""
         topics = {t.name: t for t in self.topics() if t.is_depth}
