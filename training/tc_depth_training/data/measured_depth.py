@@ -39,13 +39,7 @@ def match_stamps(
 
 
 def check_shape(name: str, depth: tuple[int, int], image: tuple[int, int]) -> None:
-    """
-    Refuse depth that cannot lie on an image pixel by pixel, whatever it is resized to.
-
-    :param name: of the depth's topic, for the message
-    :param depth: its (height, width); and so the image's
-    :raises BagError: their shapes differ
-    """
+    """Refuse depth of another shape than the image, (height, width) each; raises BagError."""
     (height, width), (rows, columns) = depth, image
     if abs(width * rows - height * columns) > ASPECT_TOLERANCE * height * columns:
         raise BagError(

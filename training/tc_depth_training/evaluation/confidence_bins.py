@@ -14,7 +14,7 @@ from tc_depth_ros.predictor import Prediction
 from tc_depth_ros.temporal.consistency import Consistency, scale_jump
 from tc_depth_ros.temporal.tracker import TemporalConfig, TemporalTracker, motion_source
 from tc_depth_training.data.measured_depth import resize_depth
-from tc_depth_training.evaluation.depth_errors import median_scale
+from tc_depth_training.evaluation.depth_errors import KnownPixels
 from tc_depth_training.evaluation.sequence import FrameSequence
 
 BINS = 5
@@ -93,7 +93,7 @@ class ConfidenceTally:
         if not known.any():
             return
         true, predicted = shown[known].astype(np.float64), depth[known].astype(np.float64)
-        error = np.abs(median_scale(true, predicted) * predicted - true) / true
+        error = np.abs(KnownPixels(true, predicted).own_scale() * predicted - true) / true
         certain = confidence[known]
         slot = (certain * SLOTS).astype(int).clip(max=SLOTS - 1)
         for sums, weights in zip(self._sums, (None, error, error < GOOD), strict=True):

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from tc_depth_training.data.topics import TRANSFORMS
 
 # Of scratch: RGB, put in order if need be; the truth; predictions with and without the past
 BYTES_PER_PIXEL = 2 * 3 + 4 + 2 * 4
+Measured = TypeVar('Measured')
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,6 @@ def read_sequence(path: Path, topics: Topics, scratch: Path) -> FrameSequence:
     with Bag(path) as bag:
         camera = bag.find_camera(topics.image, topics.camera_info)
         depth_topic, lidar_topic = _find_truth(bag, topics)
-        truth_topic = depth_topic or lidar_topic
         odom_topic = bag.find_optional('odom', topics.odom)
         images, K, stamps_ns, frame_id = _read_camera(bag, camera, scratch)
         size = (images.shape[1], images.shape[2])
@@ -80,17 +81,14 @@ def read_sequence(path: Path, topics: Topics, scratch: Path) -> FrameSequence:
         if odom_topic:
             poses = _read_poses(bag, odom_topic, frame_id, stamps_ns)
         truth = None
-        if truth_topic:
-            belongs_to = _match(bag, truth_topic, stamps_ns)
-            maps = (
-                _depth_images(bag, depth_topic, belongs_to, size)
-                if depth_topic
-                else _lidar_images(bag, lidar_topic, belongs_to, frame_id, K, size)
-            )
+        if depth_topic:
+            maps = _depth_images(bag, depth_topic, stamps_ns, size)
+        elif lidar_topic:
+            maps = _lidar_images(bag, lidar_topic, stamps_ns, frame_id, K, size)
+        if depth_topic or lidar_topic:
             truth = np.memmap(scratch / 'truth', np.float32, 'w+', shape=(len(images), *size))
             truth[:] = np.nan
-            count = int((belongs_to >= 0).sum())
-            for index, depth in tqdm(maps, f'reading {truth_topic}', count, unit='frame'):
+            for index, depth in maps:
                 truth[index] = depth
     return FrameSequence(
         images,
@@ -98,7 +96,7 @@ def read_sequence(path: Path, topics: Topics, scratch: Path) -> FrameSequence:
         stamps_ns,
         frame_id,
         truth,
-        truth_topic,
+        depth_topic or lidar_topic,
         sparse=bool(lidar_topic),
         world_T_camera=poses,
     )
@@ -173,37 +171,40 @@ def _read_poses(
     return poses
 
 
-def _match(bag: Bag, topic: str, stamps_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Index of the frame that each of a topic's messages belongs to, -1: to none."""
+def _matched(
+    bag: Bag, topic: str, messages: Iterator[Measured], stamps_ns: NDArray[np.int64]
+) -> Iterator[tuple[int, Measured]]:
+    """Those of a topic's messages that belong to a frame, each with the frame's index."""
     measured_ns = bag.stamps_ns(topic)
     belongs_to = match_stamps(stamps_ns, measured_ns)
     if (belongs_to < 0).all():
         raise _no_overlap(bag, topic, stamps_ns, measured_ns)
-    return belongs_to
+    progress = tqdm(messages, f'reading {topic}', len(belongs_to), unit='frame')
+    for index, message in zip(belongs_to.tolist(), progress, strict=True):
+        if index >= 0:
+            yield index, message
 
 
 def _depth_images(
-    bag: Bag, topic: str, belongs_to: NDArray[np.int64], size: tuple[int, int]
+    bag: Bag, topic: str, stamps_ns: NDArray[np.int64], size: tuple[int, int]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    for index, measured in zip(belongs_to.tolist(), bag.depth_maps(topic), strict=True):
-        if index >= 0:
-            rows, columns = measured.depth.shape
-            check_shape(f'{topic} of {bag.path}', (rows, columns), size)
-            yield index, resize_depth(measured.depth, size)
+    for index, measured in _matched(bag, topic, bag.depth_maps(topic), stamps_ns):
+        rows, columns = measured.depth.shape
+        check_shape(f'{topic} of {bag.path}', (rows, columns), size)
+        yield index, resize_depth(measured.depth, size)
 
 
 def _lidar_images(
     bag: Bag,
     topic: str,
-    belongs_to: NDArray[np.int64],
+    stamps_ns: NDArray[np.int64],
     frame_id: str,
     K: NDArray[np.float64],
     size: tuple[int, int],
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     transform = bag.static_transform(frame_id, bag.first(topic).header.frame_id, topic)
-    for index, cloud in zip(belongs_to.tolist(), bag.point_clouds(topic), strict=True):
-        if index >= 0:
-            yield index, depth_of_points(cloud.points, transform, K[index], size)
+    for index, points in _matched(bag, topic, bag.point_clouds(topic), stamps_ns):
+        yield index, depth_of_points(points, transform, K[index], size)
 
 
 def _no_overlap(
