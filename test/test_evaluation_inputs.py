@@ -364,9 +364,14 @@ def levels(sequence: FrameSequence) -> list[float]:
     return [float(np.median(depth)) for depth in sequence.truth]
 
 
-def test_truth_with_an_offset_is_matched_one_to_one(read, views, tmp_path) -> None:
-    measured = [level(view, 1.0 + i, after_ns=-20_000_000) for i, view in enumerate(views)]
-    assert levels(read(with_depth_of(tmp_path, views, measured))) == [1, 2, 3, 4, 5, 6]
+def test_truth_at_a_higher_rate_gives_each_frame_the_nearest(read, views, tmp_path) -> None:
+    measured = [
+        level(view, 10.0 * (i + 1) + j, after_ns=round(offset * 1e9))
+        for i, view in enumerate(views)
+        for j, offset in enumerate((-0.03, 0.005, 0.04))
+    ]
+    found = levels(read(with_depth_of(tmp_path, views, measured)))
+    assert found == [11, 21, 31, 41, 51, 61]
 
 
 def test_the_recorders_stamp_does_not_count(read, views, tmp_path) -> None:
