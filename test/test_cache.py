@@ -406,6 +406,7 @@ def test_late_and_repeated_frames_are_sorted_in_and_counted(bag, views, load, tm
     expected = [resize_image(view.image, SIZE) for view in views]
     np.testing.assert_array_equal(images_of(recording), expected)
     np.testing.assert_allclose(recording.world_T_camera[4], views[4].world_T_camera, atol=1e-9)
+    assert recording.depth_rows.tolist() == list(range(FRAMES))
 
 
 def test_a_gap_ends_a_sequence(bag, load, tmp_path) -> None:

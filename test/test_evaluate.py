@@ -32,8 +32,8 @@ from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
 from tc_depth_training.data.bag import Bag
 from tc_depth_training.evaluation import predictions
+from tc_depth_training.evaluation.depth_errors import DepthRange
 from tc_depth_training.evaluation.depth_scores import (
-    DepthRange,
     find_scales,
     score_depths,
     score_trivial,

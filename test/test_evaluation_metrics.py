@@ -14,10 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tc_depth_training.evaluation.depth_errors import (
+    ANY_DEPTH,
     DepthErrors,
+    DepthRange,
+    KnownPixels,
+    ScaledErrors,
+    common_scale,
     depth_errors,
     mean_errors,
-    median_scale,
+    scaled_errors,
 )
 from tc_depth_training.evaluation.temporal import (
     Camera,
@@ -77,12 +82,37 @@ def test_the_seven_errors_are_the_published_ones() -> None:
 def test_truth_itself_has_no_error_and_is_not_scaled() -> None:
     truth = np.array([1.0, 3.0, 9.0])
     assert astuple(depth_errors(truth, truth)) == (0, 0, 0, 0, 1, 1, 1)
-    assert median_scale(truth, truth) == 1
+    assert KnownPixels.of(truth, truth).own_scale() == 1
 
 
-def test_the_scale_is_the_ratio_of_medians() -> None:
+def test_the_scale_is_the_ratio_of_medians_where_both_are_known() -> None:
     # Medians 3 and 6; the median of the ratios would be 1, the ratio of the means 4.2 / 5
-    assert median_scale(np.array([1.0, 3.0, 8.6]), np.array([1.0, 8.0, 6.0])) == 0.5
+    truth = np.array([[1.0, 3.0, 8.6], [np.nan, 90.0, np.inf]])
+    pixels = KnownPixels.of(truth, np.array([[1.0, 8.0, 6.0], [70.0, np.nan, 70.0]]))
+    assert len(pixels.truth) == 3 and pixels.own_scale() == 0.5
+
+
+def test_the_common_scale_is_the_median_of_the_images_own() -> None:
+    assert common_scale([1.0, 2.0, 9.0]) == 2
+    assert common_scale([]) == 1
+
+
+@pytest.mark.parametrize(
+    ('depth_range', 'expected'),
+    [
+        (ANY_DEPTH, [[0, 0.125, 0.5], [0, 0.1, 0.6]]),
+        # Scaled first, then clamped
+        (DepthRange(0.9, 2.1), [[0, 0.05, 0.5], [0, 0.1, 0.55]]),
+    ],
+)
+def test_images_are_scaled_by_their_own_factor_by_the_common_one_and_not(
+    depth_range, expected
+) -> None:
+    images = [KnownPixels.of(np.full(3, 2.0), np.full(3, depth)) for depth in (1.0, 0.8)]
+    found = scaled_errors(images, [image.own_scale() for image in images], depth_range)
+    for one, errors in zip((*found, ScaledErrors.mean(found)), (*expected, None), strict=True):
+        of_each = np.array([one.median.abs_rel, one.overall.abs_rel, one.none.abs_rel])
+        np.testing.assert_allclose(of_each, errors or np.mean(expected, axis=0), atol=1e-12)
 
 
 def test_every_image_counts_once_however_many_pixels_it_has() -> None:

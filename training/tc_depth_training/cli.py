@@ -96,7 +96,7 @@ def _refine(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from tc_depth_training.evaluate import evaluate
-    from tc_depth_training.evaluation.depth_scores import DepthRange
+    from tc_depth_training.evaluation.depth_errors import DepthRange
     from tc_depth_training.evaluation.sequence import Topics
     from tc_depth_training.evaluation.table import table
 

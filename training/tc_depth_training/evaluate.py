@@ -12,8 +12,8 @@ from pathlib import Path
 from tc_depth_ros.network.checkpoint import load_weights
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS
 from tc_depth_training.evaluation.confidence_bins import ConfidenceTally
+from tc_depth_training.evaluation.depth_errors import DepthRange
 from tc_depth_training.evaluation.depth_scores import (
-    DepthRange,
     find_scales,
     keep_range,
     score_depths,

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import starmap
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from tc_depth_training.data.windows import WindowDataset
 from tc_depth_training.evaluation.depth_errors import (
-    DepthErrors,
+    ANY_DEPTH,
+    KnownPixels,
     ScaledErrors,
     depth_errors,
     mean_errors,
-    median_scale,
+    scaled_errors,
 )
 from tc_depth_training.step import TrainingModel
 from tc_depth_training.summary import HeldOutScore, Sample
@@ -60,21 +61,15 @@ def _sample(one: Judgement, windows: WindowDataset) -> Sample:
 
 
 def _score(recording: str, judged: Sequence[Judgement], scale: float) -> HeldOutScore:
-    pairs = [(one.truth, scale * one.depth) for one in judged if one.truth is not None]
-    known = [_known(truth, depth) for truth, depth in pairs if np.isfinite(truth).any()]
+    pairs = ((one.truth, scale * one.depth) for one in judged if one.truth is not None)
+    known = [pixels for pixels in starmap(KnownPixels.of, pairs) if pixels.truth.size]
     depth = constant = None
     if known:
-        scales = [median_scale(truth, depth) for truth, depth in known]
-        common = float(np.median(scales))
-        depth = ScaledErrors(
-            _mean(known, scales),
-            _mean(known, [common] * len(known)),
-            _mean(known, [1.0] * len(known)),
-        )
-        middle = float(np.median(np.concatenate([truth for truth, _ in known])))
-        constant = mean_errors(
-            [depth_errors(truth, np.full_like(truth, middle)) for truth, _ in known]
-        )
+        scales = [pixels.own_scale() for pixels in known]
+        depth = ScaledErrors.mean(scaled_errors(known, scales, ANY_DEPTH))
+        truths = [pixels.truth for pixels in known]
+        middle = float(np.median(np.concatenate(truths)))
+        constant = mean_errors([depth_errors(t, np.full_like(t, middle)) for t in truths])
     return HeldOutScore(
         recording,
         len(judged),
@@ -83,16 +78,3 @@ def _score(recording: str, judged: Sequence[Judgement], scale: float) -> HeldOut
         depth,
         constant,
     )
-
-
-def _known(
-    truth: NDArray[np.float32], depth: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    known = np.isfinite(truth)
-    return truth[known].astype(np.float64), depth[known].astype(np.float64)
-
-
-def _mean(
-    known: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], scales: Sequence[float]
-) -> DepthErrors:
-    return mean_errors([depth_errors(t, s * d) for (t, d), s in zip(known, scales, strict=True)])

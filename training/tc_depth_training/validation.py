@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_training.data.windows import FRAMES, Batch, WindowDataset
-from tc_depth_training.evaluation.depth_errors import depth_errors, median_scale
+from tc_depth_training.evaluation.depth_errors import ANY_DEPTH, KnownPixels
 from tc_depth_training.processes import Processes
 from tc_depth_training.step import TrainingModel
 
@@ -112,8 +112,7 @@ def validate(
 def _figures(one: Judgement, geometric_weight: float) -> tuple[float, float]:
     """Abs Rel, NaN without truth; and the losses that need none."""
     consistency = one.photometric + geometric_weight * one.geometric
-    if one.truth is None or not np.isfinite(one.truth).any():
+    pixels = None if one.truth is None else KnownPixels.of(one.truth, one.depth)
+    if pixels is None or not pixels.truth.size:
         return float('nan'), consistency
-    known = np.isfinite(one.truth)
-    truth, depth = (x[known].astype(np.float64) for x in (one.truth, one.depth))
-    return depth_errors(truth, median_scale(truth, depth) * depth).abs_rel, consistency
+    return pixels.errors(pixels.own_scale(), ANY_DEPTH).abs_rel, consistency

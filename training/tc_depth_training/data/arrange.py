@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tc_depth_training.data.measured_depth import match_stamps
 from tc_depth_training.data.reading import Readings
 from tc_depth_training.data.source import Source
 from tc_depth_training.data.trajectory import CameraTracks, CameraTrajectory, Track, Trajectory
 
 CLOCK_JUMP_NS = 1_000_000_000  # back by more than this, a stamp is not just late
-# Depth this much off a frame's time, in periods of the camera and in ns, still belongs to it
-MAX_OFFSET_PERIODS, MAX_OFFSET_NS = 0.5, 50_000_000
 REPEATED = 'stamp repeated'
 
 
@@ -133,14 +132,9 @@ def _depth_rows(readings: Readings, epoch: NDArray[np.int64]) -> NDArray[np.int6
     if not readings.depth_stamps_ns:
         return nearest
     stamps_ns, measured_ns = np.array(readings.stamps_ns), np.array(readings.depth_stamps_ns)
-    period_ns = np.median(np.abs(np.diff(stamps_ns))) if len(stamps_ns) > 1 else np.inf
-    allowed_ns = min(MAX_OFFSET_PERIODS * period_ns, MAX_OFFSET_NS)
     for frames, rows in _beside(epoch, readings.frames_before_depth, measured_ns):
-        rows = rows[np.argsort(measured_ns[rows], kind='stable')]
-        after = np.searchsorted(measured_ns[rows], stamps_ns[frames]).clip(0, len(rows) - 1)
-        candidates = rows[np.stack([np.maximum(after - 1, 0), after])]  # (2, n)
-        offsets_ns = np.abs(measured_ns[candidates] - stamps_ns[frames])
-        best = offsets_ns.argmin(axis=0)[None]
-        close = np.take_along_axis(offsets_ns, best, axis=0)[0] <= allowed_ns
-        nearest[frames] = np.where(close, np.take_along_axis(candidates, best, axis=0)[0], -1)
+        in_order, first = np.unique(stamps_ns[frames], return_index=True)
+        belongs_to = match_stamps(in_order, measured_ns[rows])
+        matched = belongs_to >= 0
+        nearest[frames[first[belongs_to[matched]]]] = rows[matched]
     return nearest

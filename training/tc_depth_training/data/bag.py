@@ -48,7 +48,6 @@ __all__ = [
     'BagError',
     'CameraTopics',
     'DepthMap',
-    'PointCloud',
     'Received',
 ]
 
@@ -69,15 +68,6 @@ class DepthMap:
 
     stamp_ns: int
     depth: NDArray[np.float32]  # (H, W), z in m, NaN where invalid
-
-
-@dataclass(frozen=True)
-class PointCloud:
-    """What a lidar measured."""
-
-    stamp_ns: int
-    frame_id: str
-    points: NDArray[np.float64]  # (N, 3) in m, in that frame
 
 
 class Bag:
@@ -223,6 +213,10 @@ class Bag:
             return ''
         return choose(self.path, kind, names, wanted)
 
+    def stamps_ns(self, topic: str) -> NDArray[np.int64]:
+        """Header stamps of a topic's messages, in the order recorded, (N,)."""
+        return np.array([stamp_ns(m.header) for m in self._messages(topic)], dtype=np.int64)
+
     def depth_maps(self, topic: str = '') -> Iterator[DepthMap]:
         """Decode a depth topic: the one named, or the only one; raises BagError."""
         topics = {t.name: t for t in self.topics() if t.is_depth}
@@ -236,11 +230,9 @@ class Bag:
         for message in self._messages(chosen):
             yield DepthMap(stamp_ns(message.header), decode_depth(message))
 
-    def point_clouds(self, topic: str) -> Iterator[PointCloud]:
-        """Decode a topic of point clouds; raises ValueError where one cannot be decoded."""
-        for message in self._messages(topic):
-            frame_id = message.header.frame_id
-            yield PointCloud(stamp_ns(message.header), frame_id, decode_points(message))
+    def point_clouds(self, topic: str) -> Iterator[NDArray[np.float64]]:
+        """Decode a lidar's points, (N, 3) in m in its frame; raises ValueError where it cannot."""
+        return map(decode_points, self._messages(topic))
 
     def trajectory(self, topic: str, camera_frame_id: str) -> CameraTrajectory:
         """

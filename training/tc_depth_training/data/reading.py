@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -18,6 +17,7 @@ from tc_depth_ros.frames.frame import Frame, decode_depth, decode_image, stamp_n
 from tc_depth_ros.frames.preprocessing import resize_image, scaled_intrinsics
 from tc_depth_ros.frames.window import FrameRejected
 from tc_depth_training.data.bag import Bag, BagDamaged, BagError
+from tc_depth_training.data.measured_depth import resize_depth
 from tc_depth_training.data.pairing import Pair
 from tc_depth_training.data.point_cloud import decode_points, depth_of_points
 from tc_depth_training.data.source import DepthSource, Source
@@ -182,7 +182,6 @@ def _depth_at_size(
     if source.camera_T_points is not None:
         points = decode_points(message)
         return depth_of_points(points, source.camera_T_points, K.astype(np.float64), size)
-    # Nearest, since the mean of two surfaces is on neither
     depth = decode_depth(message)
     depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
-    return np.asarray(cv2.resize(depth, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
+    return resize_depth(depth, size)

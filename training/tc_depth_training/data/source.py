@@ -17,10 +17,10 @@ from tc_depth_training.data.bag import (
     BagError,
     CameraTopics,
 )
+from tc_depth_training.data.measured_depth import check_shape
 from tc_depth_training.data.topics import COMPRESSED_IMAGE
 from tc_depth_training.data.transform_tree import Chain
 
-ASPECT_TOLERANCE = 0.01  # relative
 Found = TypeVar('Found')
 
 
@@ -151,13 +151,8 @@ def _find_depth_images(bag: Bag, camera: CameraTopics, wanted: str) -> DepthSour
     model = bag.camera_model(camera)
     if model.maps is not None:
         raise BagError(f'{camera.image} is rectified here, and {name} would not fit any longer')
-    message, (height, width) = bag.first(name), model.size
-    difference = abs(message.width * height - message.height * width)
-    if difference > ASPECT_TOLERANCE * message.height * width:
-        raise BagError(
-            f'{name} is {message.width}x{message.height}, but {camera.image} {width}x{height} '
-            '(width x height), of another shape: record depth registered to the image'
-        )
+    message = bag.first(name)
+    check_shape(name, (message.height, message.width), model.size)
     return DepthSource(name, topic.count, None)
 
 

@@ -6,7 +6,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +13,8 @@ from tc_depth_ros.network.checkpoint import Weights
 from tc_depth_ros.predictor import Prediction
 from tc_depth_ros.temporal.consistency import Consistency, scale_jump
 from tc_depth_ros.temporal.tracker import TemporalConfig, TemporalTracker, motion_source
-from tc_depth_training.evaluation.depth_errors import median_scale
+from tc_depth_training.data.measured_depth import resize_depth
+from tc_depth_training.evaluation.depth_errors import KnownPixels
 from tc_depth_training.evaluation.sequence import FrameSequence
 
 BINS = 5
@@ -88,12 +88,12 @@ class ConfidenceTally:
         self, confidence: NDArray[np.float32], depth: NDArray[np.float32], truth: NDArray[Any]
     ) -> None:
         """Count errors at the network's size, where confidence is made."""
-        shown = cv2.resize(truth, depth.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        shown = resize_depth(truth, (depth.shape[0], depth.shape[1]))
         known = np.isfinite(shown)
         if not known.any():
             return
         true, predicted = shown[known].astype(np.float64), depth[known].astype(np.float64)
-        error = np.abs(median_scale(true, predicted) * predicted - true) / true
+        error = np.abs(KnownPixels(true, predicted).own_scale() * predicted - true) / true
         certain = confidence[known]
         slot = (certain * SLOTS).astype(int).clip(max=SLOTS - 1)
         for sums, weights in zip(self._sums, (None, error, error < GOOD), strict=True):

@@ -1,9 +1,10 @@
-"""The seven errors of Eigen et al. (NeurIPS 2014), of one image and averaged over images."""
+"""The seven errors of Eigen et al. (NeurIPS 2014), under three ways to scale a prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +23,6 @@ class DepthErrors:
     a1: float  # share with max(p / t, t / p) < 1.25
     a2: float  # < 1.25^2
     a3: float  # < 1.25^3
-
-
-@dataclass(frozen=True)
-class ScaledErrors:
-    """Errors under three ways to choose the factor that a prediction is multiplied by."""
-
-    median: DepthErrors  # every image by its own, the ratio of medians
-    overall: DepthErrors  # all images by one: the median of the images' own
-    none: DepthErrors  # the prediction as it is
 
 
 def depth_errors(truth: Floats, prediction: Floats) -> DepthErrors:
@@ -53,11 +45,71 @@ def depth_errors(truth: Floats, prediction: Floats) -> DepthErrors:
     )
 
 
-def median_scale(truth: Floats, prediction: Floats) -> float:
-    """Median of the true depths over the median of the predicted ones, both (N,)."""
-    return float(np.median(truth) / np.median(prediction))
-
-
 def mean_errors(errors: Sequence[DepthErrors]) -> DepthErrors:
     """Average over images, each counting once."""
     return DepthErrors(*np.mean([astuple(e) for e in errors], axis=0).tolist())
+
+
+@dataclass(frozen=True)
+class DepthRange:
+    """Truth outside is left out; predictions are clamped to it after scaling."""
+
+    minimum: float = 1e-3  # m
+    maximum: float = 80.0
+
+
+ANY_DEPTH = DepthRange(0.0, float('inf'))
+
+
+@dataclass(frozen=True)
+class KnownPixels:
+    """Where one image has both a truth and a prediction."""
+
+    truth: Floats  # z in m, (N,)
+    prediction: Floats  # z in any unit, (N,)
+
+    @classmethod
+    def of(cls, truth: NDArray[Any], prediction: NDArray[Any]) -> KnownPixels:
+        """Choose the pixels where both are finite, of maps of one shape."""
+        both = np.isfinite(truth) & np.isfinite(prediction)
+        return cls(truth[both].astype(np.float64), prediction[both].astype(np.float64))
+
+    def own_scale(self) -> float:
+        """Median of the truth over the median of the prediction; of at least one pixel."""
+        return float(np.median(self.truth) / np.median(self.prediction))
+
+    def errors(self, scale: float, depth_range: DepthRange) -> DepthErrors:
+        """Compare the prediction, times a factor and clamped to the range, with the truth."""
+        scaled = np.clip(scale * self.prediction, depth_range.minimum, depth_range.maximum)
+        return depth_errors(self.truth, scaled)
+
+
+@dataclass(frozen=True)
+class ScaledErrors:
+    """Errors under three ways to choose the factor that a prediction is multiplied by."""
+
+    median: DepthErrors  # every image by its own, the ratio of medians
+    overall: DepthErrors  # all images by one: the median of the images' own
+    none: DepthErrors  # the prediction as it is
+
+    @classmethod
+    def mean(cls, images: Sequence[ScaledErrors]) -> ScaledErrors:
+        """Average over images, each counting once."""
+        ways = zip(*((image.median, image.overall, image.none) for image in images), strict=True)
+        return cls(*(mean_errors(errors) for errors in ways))
+
+
+def common_scale(scales: Sequence[float]) -> float:
+    """One factor for all images: the median of their own; 1 where there are none."""
+    return float(np.median(scales)) if scales else 1.0
+
+
+def scaled_errors(
+    images: Iterable[KnownPixels], scales: Sequence[float], depth_range: DepthRange
+) -> list[ScaledErrors]:
+    """Score each image with its own factor, which is given, with the common one, and with none."""
+    common = common_scale(scales)
+    return [
+        ScaledErrors(*(pixels.errors(scale, depth_range) for scale in (own, common, 1.0)))
+        for pixels, own in zip(images, scales, strict=True)
+    ]

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tc_depth_ros.pictures import RGBImage, contact_sheet, write_picture
+from tc_depth_training.evaluation.depth_errors import common_scale
 from tc_depth_training.evaluation.scores import Evaluation, FrameScore
 from tc_depth_training.evaluation.sequence import FrameSequence
 from tc_depth_training.evaluation.sheet import TITLES, TITLES_WITH_TRUTH, depth_row
@@ -49,7 +50,7 @@ def _sheet(
     evaluation: Evaluation,
 ) -> RGBImage:
     """Image, truth, prediction and error of some frames; no truth: image and prediction."""
-    common = float(np.median([s.scale for s in evaluation.window.of_frames] or [1.0]))
+    common = common_scale([score.scale for score in evaluation.window.of_frames])
     rows = [
         depth_row(
             np.asarray(sequence.images[score.index]),

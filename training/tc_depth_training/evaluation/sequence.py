@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from tc_depth_ros.frames.frame import Frame
 from tc_depth_training.data.bag import NO_TOPIC, Bag, BagError, CameraTopics
+from tc_depth_training.data.measured_depth import (
+    MAX_OFFSET_S,
+    check_shape,
+    match_stamps,
+    resize_depth,
+)
 from tc_depth_training.data.point_cloud import depth_of_points
 from tc_depth_training.data.topics import TRANSFORMS
 
-# Truth this much off a frame's time, in periods of the camera and in s, still belongs to it
-MAX_OFFSET_PERIODS, MAX_OFFSET_S = 0.5, 0.05
 # Of scratch: RGB, put in order if need be; the truth; predictions with and without the past
 BYTES_PER_PIXEL = 2 * 3 + 4 + 2 * 4
+Measured = TypeVar('Measured')
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,14 @@ def read_sequence(path: Path, topics: Topics, scratch: Path) -> FrameSequence:
             poses = _read_poses(bag, odom_topic, frame_id, stamps_ns)
         truth = None
         if depth_topic:
-            maps = _depth_images(bag, depth_topic, size)
-            truth = _match(bag, depth_topic, maps, stamps_ns, size, scratch)
+            maps = _depth_images(bag, depth_topic, stamps_ns, size)
         elif lidar_topic:
-            maps = _lidar_images(bag, lidar_topic, frame_id, K, stamps_ns, size)
-            truth = _match(bag, lidar_topic, maps, stamps_ns, size, scratch)
+            maps = _lidar_images(bag, lidar_topic, stamps_ns, frame_id, K, size)
+        if depth_topic or lidar_topic:
+            truth = np.memmap(scratch / 'truth', np.float32, 'w+', shape=(len(images), *size))
+            truth[:] = np.nan
+            for index, depth in maps:
+                truth[index] = depth
     return FrameSequence(
         images,
         K,
@@ -106,13 +114,6 @@ def _find_truth(bag: Bag, topics: Topics) -> tuple[str, str]:
         )
     depth_topic = '' if named_lidar else bag.find_optional('depth', topics.depth)
     return depth_topic, '' if depth_topic else bag.find_optional('lidar', topics.lidar)
-
-
-@dataclass(frozen=True)
-class _TrueDepth:
-    stamp_ns: int
-    # Made only for the frame that it belongs to, whose index it takes
-    depth: Callable[[int], NDArray[np.float32]]
 
 
 def _read_camera(
@@ -170,74 +171,40 @@ def _read_poses(
     return poses
 
 
-def _depth_images(bag: Bag, topic: str, size: tuple[int, int]) -> Iterator[_TrueDepth]:
-    for measured in bag.depth_maps(topic):
-        resized = _at_size(bag, topic, measured.depth, size)
-        yield _TrueDepth(measured.stamp_ns, lambda _, depth=resized: depth)  # type: ignore[misc]
+def _matched(
+    bag: Bag, topic: str, messages: Iterator[Measured], stamps_ns: NDArray[np.int64]
+) -> Iterator[tuple[int, Measured]]:
+    """Those of a topic's messages that belong to a frame, each with the frame's index."""
+    measured_ns = bag.stamps_ns(topic)
+    belongs_to = match_stamps(stamps_ns, measured_ns)
+    if (belongs_to < 0).all():
+        raise _no_overlap(bag, topic, stamps_ns, measured_ns)
+    progress = tqdm(messages, f'reading {topic}', len(belongs_to), unit='frame')
+    for index, message in zip(belongs_to.tolist(), progress, strict=True):
+        if index >= 0:
+            yield index, message
 
 
-def _at_size(
-    bag: Bag, topic: str, depth: NDArray[np.float32], size: tuple[int, int]
-) -> NDArray[np.float32]:
-    height, width = depth.shape
-    if abs(width * size[0] - height * size[1]) > 0.01 * width * size[0]:
-        raise BagError(
-            f'{topic} of {bag.path} is {width}x{height}, but the image is {size[1]}x{size[0]} '
-            '(width x height), of another shape: record depth that is registered to the image, '
-            'or go without by --depth none'
-        )
-    if depth.shape == size:
-        return depth
-    # Nearest, since the mean of two surfaces is on neither
-    return np.asarray(cv2.resize(depth, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
+def _depth_images(
+    bag: Bag, topic: str, stamps_ns: NDArray[np.int64], size: tuple[int, int]
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    for index, measured in _matched(bag, topic, bag.depth_maps(topic), stamps_ns):
+        rows, columns = measured.depth.shape
+        check_shape(f'{topic} of {bag.path}', (rows, columns), size)
+        yield index, resize_depth(measured.depth, size)
 
 
 def _lidar_images(
     bag: Bag,
     topic: str,
+    stamps_ns: NDArray[np.int64],
     frame_id: str,
     K: NDArray[np.float64],
-    stamps_ns: NDArray[np.int64],
     size: tuple[int, int],
-) -> Iterator[_TrueDepth]:
-    transform: NDArray[np.float64] | None = None
-    for cloud in bag.point_clouds(topic):
-        if transform is None:
-            transform = bag.static_transform(frame_id, cloud.frame_id, topic)
-        points, camera_T_lidar = cloud.points, transform
-        yield _TrueDepth(
-            cloud.stamp_ns,
-            lambda index, points=points, T=camera_T_lidar: depth_of_points(  # type: ignore[misc]
-                points, T, K[index], size
-            ),
-        )
-
-
-def _match(
-    bag: Bag,
-    topic: str,
-    measured: Iterator[_TrueDepth],
-    stamps_ns: NDArray[np.int64],
-    size: tuple[int, int],
-    scratch: Path,
-) -> NDArray[np.float32]:
-    """Give each frame the truth nearest in time, and each truth to one frame at most."""
-    period_ns = np.median(np.diff(stamps_ns)) if len(stamps_ns) > 1 else np.inf
-    allowed_ns = min(MAX_OFFSET_PERIODS * period_ns, MAX_OFFSET_S * 1e9)
-    truth = np.memmap(scratch / 'truth', np.float32, 'w+', shape=(len(stamps_ns), *size))
-    truth[:] = np.nan
-    offsets_ns = np.full(len(stamps_ns), np.inf)
-    seen = []
-    count = next(t.count for t in bag.topics() if t.name == topic)
-    for one in tqdm(measured, f'reading {topic}', count, unit='frame'):
-        seen.append(one.stamp_ns)
-        index = int(np.abs(stamps_ns - one.stamp_ns).argmin())
-        offset_ns = abs(int(stamps_ns[index]) - one.stamp_ns)
-        if offset_ns <= allowed_ns and offset_ns < offsets_ns[index]:
-            truth[index], offsets_ns[index] = one.depth(index), offset_ns
-    if not np.isfinite(offsets_ns).any():
-        raise _no_overlap(bag, topic, stamps_ns, np.array(seen))
-    return truth
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    transform = bag.static_transform(frame_id, bag.first(topic).header.frame_id, topic)
+    for index, points in _matched(bag, topic, bag.point_clouds(topic), stamps_ns):
+        yield index, depth_of_points(points, transform, K[index], size)
 
 
 def _no_overlap(

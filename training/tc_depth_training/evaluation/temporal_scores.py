@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tc_depth_ros.frames.window import WindowConfig
-from tc_depth_training.evaluation.depth_scores import FrameScale, common_scale
+from tc_depth_training.evaluation.depth_errors import common_scale
+from tc_depth_training.evaluation.depth_scores import FrameScale
 from tc_depth_training.evaluation.predictions import Depths
 from tc_depth_training.evaluation.scores import TemporalErrors
 from tc_depth_training.evaluation.sequence import FrameSequence
@@ -46,7 +47,7 @@ def score_temporal(
         another unit, and TAE means nothing
     """
     tallies = [_TemporalTally([], [], []) for _ in predictions]
-    common = [common_scale(scales) for scales in frames]
+    common = [common_scale([frame.scale for frame in scales]) for scales in frames]
     scales_known = sequence.truth is not None
     follows = np.diff(sequence.stamps_ns) * 1e-9 <= MAX_PAIR_GAP_S
     for index in tqdm(range(len(sequence.stamps_ns)), 'comparing over time', unit='frame'):

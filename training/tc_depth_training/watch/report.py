@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from tc_depth_ros.network.checkpoint import WeightsInfo
 from tc_depth_ros.pictures import contact_sheet, encode_picture
 from tc_depth_training.config import TrainingConfig
-from tc_depth_training.evaluation.depth_errors import median_scale
+from tc_depth_training.evaluation.depth_errors import KnownPixels, common_scale
 from tc_depth_training.evaluation.sheet import TITLES, TITLES_WITH_TRUTH, depth_row
 from tc_depth_training.files import write_atomically
 from tc_depth_training.page import (
@@ -145,12 +145,8 @@ def _sheet(samples: Sequence[Sample], titles: Sequence[str], factor: float, scal
 
 def _common_factor(samples: Sequence[Sample]) -> float:
     """Median of the images' own factors; 1 without truth."""
-    factors = []
-    for sample in samples:
-        if sample.truth is not None and (known := np.isfinite(sample.truth)).any():
-            truth = sample.truth[known].astype(np.float64)
-            factors.append(median_scale(truth, sample.depth[known].astype(np.float64)))
-    return float(np.median(factors or [1.0]))
+    known = (KnownPixels.of(s.truth, s.depth) for s in samples if s.truth is not None)
+    return common_scale([pixels.own_scale() for pixels in known if pixels.truth.size])
 
 
 def _validation(summary: RunSummary, history: RunHistory) -> dict[str, bytes]:
