@@ -70,7 +70,7 @@ def test_few_answers_and_answers_that_disagree_give_none() -> None:
 
 
 def test_the_ratio_of_depths_is_of_the_pixels_that_are_known() -> None:
-    truth = np.array([[2.0, 4.0, np.nan, 0.0]], dtype=np.float32)
+    truth = np.array([[2.0, 4.0, np.nan, np.nan]], dtype=np.float32)
     prediction = np.array([[1.0, 2.0, 9.0, 9.0]], dtype=np.float32)
     assert depth_ratio(truth, prediction) == pytest.approx(2.0)
     assert np.isnan(depth_ratio(np.full_like(truth, np.nan), prediction))

@@ -18,7 +18,7 @@ from tc_depth_training.processes import Processes
 from tc_depth_training.step import FocalFactor, TrainingModel
 from tc_depth_training.synthetic import render_recording
 from tc_depth_training.training_data import TrainingData, load_training_data
-from tc_depth_training.validation import judge, spread_windows, validate
+from tc_depth_training.validation import NEWEST, judge, spread_windows, validate
 
 CPU = torch.device('cpu')
 ALONE = Processes(0, 1, CPU)
@@ -90,6 +90,14 @@ def test_a_scale_is_in_the_scores_and_not_yet_in_the_samples(data, model) -> Non
     assert before.depth.median.abs_rel == pytest.approx(after.depth.median.abs_rel)
     assert before.depth.none.abs_rel != pytest.approx(after.depth.none.abs_rel, rel=1e-3)
     assert before.constant == after.constant
+
+
+def test_the_constant_compared_with_is_the_best_there_is(data, model) -> None:
+    (score,) = examine(model, 1.0, data.held_out, 100, CPU).scores
+    truths = [data.held_out.truth(n, NEWEST) for n in range(len(data.held_out))]
+    known = [t[np.isfinite(t)].astype(np.float64) for t in truths]
+    others = [np.mean([np.mean(np.abs(c - t) / t) for t in known]) for c in np.linspace(1, 9, 400)]
+    assert score.constant.abs_rel == pytest.approx(min(others), rel=2e-3)
 
 
 def test_windows_are_spread_evenly_and_none_comes_twice() -> None:

@@ -18,6 +18,7 @@ from tc_depth_training.evaluation.depth_errors import (
     mean_errors,
     scaled_errors,
 )
+from tc_depth_training.evaluation.trivial import best_factor
 from tc_depth_training.step import TrainingModel
 from tc_depth_training.summary import HeldOutScore, Sample
 from tc_depth_training.validation import NEWEST, Judgement, judge, spread_windows
@@ -46,7 +47,7 @@ def examine(
         return Examination((), ())
     numbers = spread_windows(len(windows), most).tolist()
     judged: dict[int, list[Judgement]] = {}
-    for one in judge(model, windows, numbers, device):
+    for one in judge(model, windows, numbers, device, 'examining'):
         judged.setdefault(one.recording, []).append(one)
     scores = [_score(windows.recordings[key].name, found, scale) for key, found in judged.items()]
     shown = [one for found in judged.values() for one in found]
@@ -68,8 +69,8 @@ def _score(recording: str, judged: Sequence[Judgement], scale: float) -> HeldOut
         scales = [pixels.own_scale() for pixels in known]
         depth = ScaledErrors.mean(scaled_errors(known, scales, ANY_DEPTH))
         truths = [pixels.truth for pixels in known]
-        middle = float(np.median(np.concatenate(truths)))
-        constant = mean_errors([depth_errors(t, np.full_like(t, middle)) for t in truths])
+        best = best_factor(truths)
+        constant = mean_errors([depth_errors(t, np.full_like(t, best)) for t in truths])
     return HeldOutScore(
         recording,
         len(judged),

@@ -33,6 +33,7 @@ from tc_depth_training.watch.log import read_log
 from tc_depth_training.watch.model_card import write_model_card
 from tc_depth_training.watch.report import write_run_report
 
+FITTING = 'fitting the scale'
 WINDOWS = 256  # at most, that a scale is fitted to, evenly spread
 
 
@@ -105,7 +106,7 @@ def _depth_ratios(
     """Measured depth over the network's, by image; and its topics, '' where there are none."""
     topics = {r.depth_topic for r in windows.recordings} - {''}
     known = [n for n in numbers if windows.truth(n, NEWEST) is not None]
-    judged = judge(model, windows, known, device)
+    judged = judge(model, windows, known, device, FITTING)
     ratios = [depth_ratio(one.truth, one.depth) for one in judged if one.truth is not None]
     return np.array(ratios), _source('depth of', topics) if known else ''
 
@@ -115,7 +116,7 @@ def _odometry_ratios(
 ) -> tuple[NDArray[np.float64], str]:
     """Way by odometry over the network's, by pair of frames; and likewise."""
     topics = {r.odometry_topic for r in windows.recordings} - {''}
-    ratios = measure_motion_ratios(model, read_batches(windows, numbers), device)
+    ratios = measure_motion_ratios(model, read_batches(windows, numbers, bar=FITTING), device)
     return ratios, _source('odometry of', topics) if topics else ''
 
 

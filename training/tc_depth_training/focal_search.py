@@ -46,6 +46,7 @@ def find_focal_factors(
     """
     model.eval()
     recording = windows.recording_of(np.arange(len(windows)))
+    bar = 'finding focal lengths' if processes.is_main else ''
     factors = []
     for number in range(len(windows.recordings)):
         posed = np.flatnonzero((recording == number) & windows.posed)
@@ -53,7 +54,7 @@ def find_focal_factors(
         mine = chosen[processes.rank :: processes.count].tolist()
         errors = [
             errors_by_factor(model, batch.to(processes.device), FACTORS)
-            for batch in read_batches(windows, mine)
+            for batch in read_batches(windows, mine, bar=bar)
         ]
         every = [row for part in processes.gather(errors) for rows in part for row in rows]
         factors.append(best_factor(np.stack(every)) if every else 1.0)

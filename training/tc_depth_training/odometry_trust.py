@@ -44,7 +44,8 @@ def hold_against_images(
     :param most: windows to look at, evenly spread: far fewer than there are miss short stretches
     """
     numbers = spread_windows(len(windows), most)[processes.rank :: processes.count]
-    batches = read_batches(windows, numbers.tolist())
+    bar = 'checking odometry' if processes.is_main else ''
+    batches = read_batches(windows, numbers.tolist(), bar=bar)
     errors = join_errors(processes.gather(check_odometry(model, batches, processes.device)))
     recording, segment = _places(windows)
     pairs, sequence = np.unique(np.stack([recording, segment]), axis=1, return_inverse=True)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tc_depth_training.data.windows import Batch
+from tc_depth_training.evaluation.depth_errors import KnownPixels
 from tc_depth_training.step import TrainingModel, known_motion
 
 Floats = NDArray[np.float64]
@@ -41,14 +42,12 @@ def depth_ratio(truth: NDArray[np.float32], prediction: NDArray[np.float32]) -> 
     """
     Median of an image's measured depth over the median of its prediction, where both are known.
 
-    :param truth: z in m; NaN or not positive where unknown, (H, W)
+    :param truth: z in m; NaN where unknown, (H, W)
     :param prediction: z in network units, (H, W)
     :return: metres per network unit; NaN where nothing is known
     """
-    known = np.isfinite(truth) & (truth > 0) & np.isfinite(prediction)
-    if not known.any():
-        return float('nan')
-    return float(np.median(truth[known]) / np.median(prediction[known]))
+    known = KnownPixels.of(truth, prediction)
+    return known.own_scale() if known.truth.size else float('nan')
 
 
 def motion_ratios(odometry: Floats, network: Floats) -> Floats:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_training.data.windows import FRAMES, Batch, WindowDataset
@@ -17,6 +18,7 @@ from tc_depth_training.step import TrainingModel
 
 NEWEST = FRAMES - 1  # the frame whose depth the node asks for
 BATCH = 4  # windows
+BAR_DELAY_S = 1.0  # in which what takes less is done
 ABS_REL, SELF_CONSISTENCY = 'Abs Rel (per image)', 'photometric + consistency'
 
 
@@ -47,22 +49,39 @@ def spread_windows(count: int, most: int) -> NDArray[np.int64]:
 
 
 def read_batches(
-    windows: WindowDataset, numbers: Sequence[int], size: int = BATCH
+    windows: WindowDataset, numbers: Sequence[int], size: int = BATCH, bar: str = ''
 ) -> Iterator[Batch]:
-    """Read windows by number, some at a time."""
-    for start in range(0, len(numbers), size):
-        yield windows.__getitems__(numbers[start : start + size])
+    """
+    Read windows by number, some at a time.
+
+    :param bar: what they are read for, shown on a terminal where it takes a while; '': nothing is
+    """
+    hidden = None if bar else True  # None: shown on a terminal only
+    with tqdm(
+        None, bar, len(numbers), leave=False, unit='window', delay=BAR_DELAY_S, disable=hidden
+    ) as progress:
+        for start in range(0, len(numbers), size):
+            yield windows.__getitems__(numbers[start : start + size])
+            progress.update(min(size, len(numbers) - start))
 
 
 @torch.no_grad()
 def judge(
-    model: TrainingModel, windows: WindowDataset, numbers: Sequence[int], device: torch.device
+    model: TrainingModel,
+    windows: WindowDataset,
+    numbers: Sequence[int],
+    device: torch.device,
+    bar: str = '',
 ) -> Iterator[Judgement]:
-    """Look at windows as the node will, without learning; the model is left in eval mode."""
+    """
+    Look at windows as the node will, without learning; the model is left in eval mode.
+
+    :param bar: as read_batches has it
+    """
     model.eval()
     config = model.network.config
     # One by one, for figures that are each window's own
-    for read in read_batches(windows, numbers, size=1):
+    for read in read_batches(windows, numbers, 1, bar):
         batch = read.to(device)
         losses = model(batch, batch.images, NEWEST, False)
         maps, number = losses.maps, int(read.window[0])
@@ -97,9 +116,9 @@ def validate(
     if not len(numbers):
         return None
     mine = numbers[processes.rank :: processes.count].tolist()
-    found = [
-        _figures(one, geometric_weight) for one in judge(model, windows, mine, processes.device)
-    ]
+    bar = 'judging' if processes.is_main else ''
+    judged = judge(model, windows, mine, processes.device, bar)
+    found = [_figures(one, geometric_weight) for one in judged]
     figures = np.array([pair for part in processes.gather(found) for pair in part])
     abs_rel, consistency = figures.T
     scores = {SELF_CONSISTENCY: float(consistency.mean())}

@@ -55,18 +55,25 @@ def fit_trivial_answers(
         mean = (total / count)[v // cell, u // cell]
     # A plane may cross zero in a corner; the farthest answer there is finite
     answers = np.ones(shape), 1 / np.maximum(plane, 1e-3), 1 / mean
-    return TrivialAnswers(*(_best_factor(truths(), answer) * answer for answer in answers))
+    return TrivialAnswers(*(_fitted(answer, truths()) for answer in answers))
 
 
-def _best_factor(truths: Iterable[Floats], answer: Floats) -> float:
-    """Factor of an answer at which its mean |answer - truth| / truth is least."""
+def best_factor(ratios: Iterable[Floats]) -> float:
+    """
+    Find the factor of an answer at which its mean |answer - truth| / truth is least.
+
+    :param ratios: truth / answer, of some pixels each, (N,)
+    """
     # The sum of (answer / truth) |factor - truth / answer| is least at a weighted median. Its
     # place is found to 0.1 % by a histogram, which does not grow with the bag
     edges = np.geomspace(1e-4, 1e4, 18_421)
     weight = np.zeros(len(edges) - 1)
-    for truth in truths:
-        known = np.isfinite(truth)
-        ratio = truth[known] / answer[known]
+    for ratio in ratios:
         weight += np.histogram(ratio, edges, weights=1 / ratio)[0]
     middle = int(np.searchsorted(weight.cumsum(), weight.sum() / 2))
     return float(np.sqrt(edges[middle] * edges[middle + 1]))
+
+
+def _fitted(answer: Floats, truths: Iterable[Floats]) -> Floats:
+    every = ((truth, np.isfinite(truth)) for truth in truths)
+    return best_factor(truth[known] / answer[known] for truth, known in every) * answer
