@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -21,6 +22,8 @@ import torch
 
 from tc_depth_ros.network.checkpoint import load_weights, read_weights_info
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS
+from tc_depth_training import finish as finish_module
+from tc_depth_training import learner as learner_module
 from tc_depth_training import run as run_module
 from tc_depth_training import run_state
 from tc_depth_training.bag_writer import write_bag
@@ -28,11 +31,12 @@ from tc_depth_training.cli import main
 from tc_depth_training.config import TrainingConfig
 from tc_depth_training.config_file import load_config
 from tc_depth_training.data.windows import Batch
+from tc_depth_training.guards import TrainingError
 from tc_depth_training.learner import Learner
 from tc_depth_training.odometry_trust import Distrusted, Findings
 from tc_depth_training.processes import Processes
 from tc_depth_training.run import Run, TakenStep
-from tc_depth_training.run_folder import CONFIG_NAME, LOG_NAME, WEIGHTS_NAME, held_folder
+from tc_depth_training.run_folder import CONFIG_NAME, LOG_NAME, WEIGHTS_NAME, held_folder, writing
 from tc_depth_training.run_state import STATE_NAME
 from tc_depth_training.starting_model import starting_model
 from tc_depth_training.synthetic import render_recording
@@ -224,6 +228,64 @@ def test_focal_lengths_found_at_the_start_are_told_and_learned_from(
     # A step moves it by the learning rate
     assert history.training['focal_factors.room'].values == pytest.approx(0.9, abs=0.01)
     assert load_weights(tmp_path / WEIGHTS_NAME).info.notes['focal_factors']['room'] != 1
+
+
+def ask_once(module: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a scheduler end the process just when this function is called first."""
+    original, calls = getattr(module, name), []
+
+    def asked(*arguments: Any) -> Any:
+        calls.append(name)
+        if len(calls) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, name, asked)
+
+
+@pytest.mark.parametrize(
+    ('more', 'stops'),
+    [
+        ([], [('validate', 2), ('hold_against_images', 3)]),  # which is due after three steps
+        (['init=default'], [('hold_against_images', 0), ('validate', 0)]),
+    ],
+)
+def test_asked_to_end_while_all_is_judged_it_does_not_wait_for_that(
+    bag: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: list[str],
+    stops: list[tuple[str, int]],
+) -> None:
+    monkeypatch.setattr(run_module, 'ODOMETRY_CHECKS', (0.75,))
+    monkeypatch.setattr(run_module, 'STEPS_BEFORE_CHECK', 2)
+    config = configured('steps=4', 'save_every_steps=100', *more)
+    whole, cut = tmp_path / 'whole', tmp_path / 'cut'
+    train([bag], config, whole)
+    for at, steps in stops:
+        with monkeypatch.context() as patch:
+            ask_once(run_module, at, patch)
+            outcome = train([bag], config, cut, resume=True)
+        assert not outcome.finished and outcome.steps == steps
+        assert (cut / STATE_NAME).exists() == (steps > 0)
+        # What was cut off has said nothing
+        assert ('validation' in (cut / LOG_NAME).read_text()) == (steps == 3)
+    assert train([bag], config, cut, resume=True).finished
+    assert (cut / LOG_NAME).read_text() == (whole / LOG_NAME).read_text()
+    assert same_weights(cut, whole) and same_state(cut, whole)
+
+
+def test_asked_to_end_while_the_report_is_made_it_ends_and_makes_it_later(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured('steps=2')
+    with monkeypatch.context() as patch:
+        ask_once(finish_module, 'examine', patch)
+        outcome = train([bag], config, tmp_path)
+    assert not outcome.finished and outcome.steps == 2
+    assert not (tmp_path / 'report.html').exists()
+    assert train([bag], config, tmp_path, resume=True).finished
+    assert (tmp_path / 'report.html').exists()
 
 
 def command(bag: Path, out: Path, *more: str) -> list[str]:
@@ -422,6 +484,39 @@ def test_a_gradient_that_is_no_number_stops_the_run_and_spoils_nothing(
     state = run_state.RunState.load(tmp_path)
     assert state.steps == 2
     assert all(x.isfinite().all() for x in state.learner['model'].values())
+
+
+def test_float16_leaves_out_some_steps_and_not_all(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner_module, 'MOST_LEFT_OUT', 1)
+    original, at = Learner.step, [0]
+
+    def overflowing(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient if at[-1] in (1, 3) else gradient * torch.inf
+
+    def step(learner: Learner, number: int, *rest: Any) -> Any:
+        if number == 1:
+            learner.model.network.decoder.disparity[0].weight.register_hook(overflowing)
+        at.append(number)
+        return original(learner, number, *rest)
+
+    monkeypatch.setattr(Learner, 'step', step)
+    config = configured('steps=6', 'precision=float16', 'validation.every_steps=100')
+    with pytest.raises(TrainingError, match='gradient is (nan|inf) at step 5: lower'):
+        train([bag], config, tmp_path)
+    state = run_state.RunState.load(tmp_path)
+    assert state.steps == 4 and state.learner['scaler']['scale'] == 2.0 ** (16 - 2)
+    assert all(x.isfinite().all() for x in state.learner['model'].values())
+
+
+def test_an_error_of_reading_is_not_told_as_one_of_writing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), writing(tmp_path):
+        (tmp_path.parent / 'cache' / 'depth.f2').read_bytes()
+    with pytest.raises(TrainingError, match='cannot write to .*free space'), writing(tmp_path):
+        (tmp_path / 'no_folder' / 'last.pt').write_bytes(b'')
+    with pytest.raises(TrainingError, match='cannot write to'), writing(tmp_path):
+        raise OSError(errno.ENOSPC, 'No space left on device')
 
 
 def test_two_runs_do_not_share_a_folder(

@@ -54,7 +54,7 @@ def find_focal_factors(
         mine = chosen[processes.rank :: processes.count].tolist()
         errors = [
             errors_by_factor(model, batch.to(processes.device), FACTORS)
-            for batch in read_batches(windows, mine, bar=bar)
+            for batch in read_batches(windows, mine, bar=bar, stop=processes.asked)
         ]
         every = [row for part in processes.gather(errors) for rows in part for row in rows]
         factors.append(best_factor(np.stack(every)) if every else 1.0)

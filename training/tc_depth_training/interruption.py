@@ -26,8 +26,8 @@ class Interruption:
 
     Used as a context manager; in another thread than the main one it notes nothing. Until
     :meth:`wait_for_steps` a signal raises Interrupted at once, as Ctrl-C does; from then on
-    it only sets ``requested``. Schedulers and launchers tell more than once, so only Ctrl-C, and
-    only a while later, raises then.
+    it only sets ``requested``, until :meth:`wait_no_more`. Schedulers and launchers tell more
+    than once, so only Ctrl-C, and only a while later, raises then.
     """
 
     def __init__(self) -> None:
@@ -55,6 +55,12 @@ class Interruption:
     def wait_for_steps(self) -> None:
         """From now on, let the step under way end."""
         self.waits = True
+
+    def wait_no_more(self) -> None:
+        """Raise at once again; now, where the process was asked meanwhile."""
+        self.waits = False
+        if self.requested:
+            raise Interrupted
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now_s = time.monotonic()

@@ -21,6 +21,8 @@ from tc_depth_training.processes import Processes, mean_over_processes
 from tc_depth_training.step import TrainingModel
 from tc_depth_training.synced_batch_norm import synchronise_batch_norm
 
+MOST_LEFT_OUT = 24  # steps in a row, of float16: the scale begins at 2^16 and is halved by each
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -60,6 +62,7 @@ class Learner:
         # Only float16 has gradients that vanish
         scaled = self.model.network_dtype == torch.float16
         self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        self._left_out = 0  # steps in a row, by the scaler
 
     def step(
         self,
@@ -92,13 +95,18 @@ class Learner:
         limit = math.inf if self._config.gradient_norm is None else self._config.gradient_norm
         norms = torch.stack([clip_grad_norm_(part, limit) for part in self._parts if part])
         values['gradient_norm'] = float(norms.norm())  # of all, before clipping
-        if not self._scaler.is_enabled():  # else it leaves out the step, and tries smaller ones
-            check_finite('gradient', values['gradient_norm'], number)
+        self._check_gradient(values['gradient_norm'], number)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._average is not None:
             self._average.update_parameters(self.model)
         return Learned(losses.maps, values)
+
+    def _check_gradient(self, norm: float, number: int) -> None:
+        """Stop where it is no number; in float16, where smaller scales do not mend that."""
+        self._left_out = 0 if math.isfinite(norm) else self._left_out + 1
+        if self._left_out > (MOST_LEFT_OUT if self._scaler.is_enabled() else 0):
+            check_finite('gradient', norm, number)
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, as tensors and plain values."""

@@ -45,7 +45,7 @@ def hold_against_images(
     """
     numbers = spread_windows(len(windows), most)[processes.rank :: processes.count]
     bar = 'checking odometry' if processes.is_main else ''
-    batches = read_batches(windows, numbers.tolist(), bar=bar)
+    batches = read_batches(windows, numbers.tolist(), bar=bar, stop=processes.asked)
     errors = join_errors(processes.gather(check_odometry(model, batches, processes.device)))
     recording, segment = _places(windows)
     pairs, sequence = np.unique(np.stack([recording, segment]), axis=1, return_inverse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +16,11 @@ from torch import Tensor, distributed
 PATIENCE = timedelta(hours=12)
 
 
+def never() -> bool:
+    """Nobody asks."""
+    return False
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process among those of the run."""
@@ -23,6 +28,7 @@ class Processes:
     rank: int
     count: int
     device: torch.device
+    asked: Callable[[], bool] = never  # whether this process was asked to end
 
     @property
     def is_main(self) -> bool:
@@ -36,6 +42,10 @@ class Processes:
         shared = torch.tensor(float(flag), device=self.device)
         distributed.all_reduce(shared, distributed.ReduceOp.MAX)
         return bool(shared)
+
+    def asked_to_end(self) -> bool:
+        """Whether any process was asked to end; all of them must call together."""
+        return self.any(self.asked())
 
     def gather(self, mine: Any) -> list[Any]:
         """What each process has, in the order of their ranks; of picklable values."""
@@ -84,13 +94,14 @@ def _distributed() -> bool:
 
 
 @contextmanager
-def join_processes(device: str) -> Iterator[Processes]:
+def join_processes(device: str, asked: Callable[[], bool] = never) -> Iterator[Processes]:
     """
     Join the run's processes, as RANK, LOCAL_RANK, WORLD_SIZE of the environment say.
 
     A group that the launcher made already (Ray) is used, and left as it is.
 
     :param device: 'auto' is this process's GPU, or the CPU where there is none
+    :param asked: whether this process was asked to end
     """
     count = int(os.environ.get('WORLD_SIZE', 1))
     chosen = _device(device)
@@ -102,7 +113,7 @@ def join_processes(device: str) -> Iterator[Processes]:
             'nccl' if chosen.type == 'cuda' else 'gloo', timeout=PATIENCE
         )
     rank = distributed.get_rank() if _distributed() else 0
-    yield Processes(rank, world_size(), chosen)
+    yield Processes(rank, world_size(), chosen, asked)
     # Not after an error: to leave a group in order, the others, who wait for this one, must too;
     # the launcher ends them when this process has ended
     if mine:

@@ -78,6 +78,7 @@ class Run:
         self.schedule = Schedule(config, len(data.learned) // config.batch_size)
         self.steps_done = 0
         self.best = Best()
+        self._judged_after: int | None = None  # steps
         self._teacher = teacher
         self.held_out = data.held_out  # of that, what no distrusted odometry spoils
         self._judged = np.ones(len(data.held_out), dtype=np.bool_)
@@ -99,12 +100,21 @@ class Run:
         self.learner.load_state_dict(state.learner)
         self._distrust(tuple(Distrusted(*stretch) for stretch in state.distrusted))
         self.steps_done, self.best = state.steps, state.best
+        self._judged_after = state.judged_after
         self._started -= state.duration_s
 
     @property
     def is_begun(self) -> bool:
         """Whether anything was learned or judged."""
         return self.steps_done > 0 or self.best.step is not None
+
+    @property
+    def owes_judgement(self) -> bool:
+        """Whether the weights are to be judged before the next step: the start, or cut off."""
+        if self.steps_done == 0:
+            return bool(self.config.init) and self._judged_after is None
+        due = self.is_due(self.config.validation.every_steps)
+        return due and self._judged_after != self.steps_done
 
     @property
     def duration_s(self) -> float:
@@ -167,6 +177,8 @@ class Run:
         averaged, model = self.learner.averaged, self.learner.model
         factors = find_focal_factors(averaged, self.data.learned, self.processes)
         model.train()  # without a running mean it was asked itself
+        if self.processes.asked_to_end():
+            return ()
         for begun in (averaged, model):
             assert begun.focal_factor is not None
             begun.focal_factor.begin_at(factors)
@@ -196,6 +208,8 @@ class Run:
         windows = self.data.all_windows()  # what the weights are judged by must be right too
         findings = hold_against_images(model, windows, most, self.processes)
         self.learner.model.train()  # without a running mean it was asked itself
+        if self.processes.asked_to_end():  # before all was looked at
+            return ()
         self._distrust(findings.distrusted)
         if not self._posed[self._trusted].any():
             raise TrainingError(
@@ -214,7 +228,7 @@ class Run:
         self._judged, self.held_out = judged, self.data.held_out.only(judged)
 
     def validate(self) -> Score | None:
-        """Score the weights as they are now; None: nothing is held out."""
+        """Score the weights as they are now; None: nothing is held out, or there is no time."""
         score = validate(
             self.learner.averaged,
             self.held_out,
@@ -223,6 +237,9 @@ class Run:
             self.processes,
         )
         self.learner.model.train()  # without a running mean it was judged itself
+        if score is None and len(self.held_out):  # it was asked to end
+            return None
+        self._judged_after = self.steps_done
         if score is None:
             self.best = Best(self.steps_done)
         elif score.name != self.best.name or score.value < self.best.score:
@@ -231,13 +248,9 @@ class Run:
             self.best = replace(self.best, worse_since=self.best.worse_since + 1)
         return score
 
-    def reason_to_stop(self, asked: bool) -> str:
-        """
-        Why to end before the last step, in words; '' is to go on.
-
-        :param asked: this process was asked to end
-        """
-        if self.processes.any(asked):
+    def reason_to_stop(self) -> str:
+        """Why to end before the last step, in words; '' is to go on."""
+        if self.processes.asked_to_end():
             return ASKED
         patience = self.config.validation.patience
         if patience is not None and self.best.worse_since >= patience:
@@ -258,6 +271,7 @@ class Run:
             self.steps_done,
             self.learner.state_dict(),
             self.best,
+            self._judged_after,
             tuple(astuple(stretch) for stretch in self._distrusted),
             self.data.keys,
             self.config.model_dump_json(),

@@ -85,10 +85,13 @@ def find_state(out: Path, config: TrainingConfig, resume: bool) -> RunState | No
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Name the remedy where a run's folder cannot be written."""
+    """Name the remedy where a run's folder cannot be written; other errors are not its own."""
     try:
         yield
     except OSError as error:
+        elsewhere = error.filename is not None and out not in Path(error.filename).parents
+        if elsewhere and Path(error.filename) != out:
+            raise
         raise TrainingError(
             f'cannot write to {out} ({error}): free space there or make it writable, and go on '
             'with --resume, or choose another --out'

@@ -15,7 +15,7 @@ from tc_depth_training.config import ConfigError
 from tc_depth_training.files import write_atomically
 
 STATE_NAME = 'last.pt'
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class RunState:
     steps: int  # done
     learner: dict[str, Any]  # of Learner.state_dict
     best: Best
+    judged_after: int | None  # steps, when the weights were judged last; None: never yet
     distrusted: tuple[tuple[int, int, int, int], ...]  # odometry, see odometry_trust.Distrusted
     data: tuple[str, ...]  # what each recording's frames are known by
     config: str  # JSON

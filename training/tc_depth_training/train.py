@@ -58,7 +58,10 @@ def train(
     :raises WeightsError: the teacher, or the weights to start from, cannot be used
     :raises TrainingError: the loss stopped being a number, or the folder cannot be written
     """
-    with Interruption() as interruption, join_processes(config.device) as processes:
+    with (
+        Interruption() as interruption,
+        join_processes(config.device, lambda: interruption.requested) as processes,
+    ):
         hold = held_folder(out) if processes.is_main else nullcontext()
         with hold, _deterministic(processes.device):
             try:
@@ -105,60 +108,65 @@ def _check_same(keys: Sequence[tuple[str, ...]]) -> None:
 def _carry_out(run: Run, out: Path, interruption: Interruption) -> Outcome:
     """Take the steps, and finish; only the main process writes."""
     if not run.processes.is_main:
-        stopped = _take_steps(run, out, None, interruption)
+        stopped = _take_steps(run, out, None)
         return Outcome(out / WEIGHTS_NAME, run.steps_done, stopped != ASKED)
     with writing(out), Watcher(out, run) as watcher:
-        stopped = _take_steps(run, out, watcher, interruption)
+        stopped = _take_steps(run, out, watcher)
     if stopped != ASKED:
-        with writing(out):
-            finish(run, out, stopped)
+        stopped = _finish(run, out, stopped, interruption)
     _tell(run, out, stopped)
     return Outcome(out / WEIGHTS_NAME, run.steps_done, stopped != ASKED)
 
 
-def _take_steps(run: Run, out: Path, watcher: Watcher | None, interruption: Interruption) -> str:
+def _take_steps(run: Run, out: Path, watcher: Watcher | None) -> str:
     """Take the steps that are left; returns why not all of them, '' if so."""
-    stopped = run.reason_to_stop(interruption.requested)
-    if run.config.init and run.best.step is None and not stopped:
-        _judge_start(run, out, watcher)
+    stopped = run.reason_to_stop()
+    if run.owes_judgement and not stopped:
+        _judge(run, out, watcher)
+        stopped = run.reason_to_stop()
     for batch in run.batches() if not stopped else ():
         findings: tuple[str, ...] = ()
         if run.odometry_check_is_due():
-            if watcher:  # it takes a while, and a scheduler may not wait
-                run.save(out)
             findings = run.check_odometry()
+            if stopped := run.reason_to_stop():
+                break
         taken = run.learn(batch)
         score = run.validate() if run.is_due(run.config.validation.every_steps) else None
-        stopped = run.reason_to_stop(interruption.requested)
+        stopped = run.reason_to_stop()
         if watcher:
             watcher.step(taken, run)
             for finding in findings:
                 watcher.warn(taken.number, finding)
-        _note(run, out, watcher, score, bool(stopped))
+        _note(run, out, watcher, score)
         if stopped:
             break
+    if stopped and watcher and run.is_begun:
+        run.save(out)
     return stopped
 
 
-def _judge_start(run: Run, out: Path, watcher: Watcher | None) -> None:
+def _judge(run: Run, out: Path, watcher: Watcher | None) -> None:
     """
-    Use what trained weights know already.
+    Judge the weights before the next step: those of the start, or of a run cut off meanwhile.
 
-    They may remain the best; and odometry and focal lengths are better held against depth that
-    was not learned from them, for a network makes the best of what is wrong.
+    Trained weights that a run starts from may remain the best; and odometry and focal lengths are
+    better held against depth that was not learned from them, for a network makes the best of what
+    is wrong.
     """
-    findings = run.find_focal_lengths() if run.config.fit_focal_length else ()
-    if run.config.pose != 'learned':
-        findings += run.check_odometry()
-    if watcher:
+    findings: tuple[str, ...] = ()
+    if run.steps_done == 0:
+        if run.config.fit_focal_length:
+            findings += run.find_focal_lengths()
+        if run.config.pose != 'learned':
+            findings += run.check_odometry()
+    score = run.validate()
+    if watcher and not run.owes_judgement:
         for finding in findings:
-            watcher.warn(0, finding)
-    _note(run, out, watcher, run.validate())
+            watcher.warn(run.steps_done, finding)
+        _note(run, out, watcher, score)
 
 
-def _note(
-    run: Run, out: Path, watcher: Watcher | None, score: Score | None, stopped: bool = False
-) -> None:
+def _note(run: Run, out: Path, watcher: Watcher | None, score: Score | None) -> None:
     """Show a score, write the weights if they are the best so far, and the state if it is time."""
     if watcher is None:
         return
@@ -170,8 +178,19 @@ def _note(
     if run.ends_epoch and run.config.save_every_epoch:
         run.save_weights(epoch_file(out, run.epoch))
     # With the best weights, so that the two never tell of different ones
-    if stopped or is_best or run.is_due(run.config.save_every_steps):
+    if is_best or run.is_due(run.config.save_every_steps):
         run.save(out)
+
+
+def _finish(run: Run, out: Path, stopped: str, interruption: Interruption) -> str:
+    """Judge and tell; a signal ends it at once, since all that was learned is saved by now."""
+    try:
+        interruption.wait_no_more()
+        with writing(out):
+            finish(run, out, stopped)
+    except Interrupted:
+        return ASKED
+    return stopped
 
 
 def _tell(run: Run, out: Path, stopped: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_training.data.windows import FRAMES, Batch, WindowDataset
 from tc_depth_training.evaluation.depth_errors import ANY_DEPTH, KnownPixels
-from tc_depth_training.processes import Processes
+from tc_depth_training.processes import Processes, never
 from tc_depth_training.step import TrainingModel
 
 NEWEST = FRAMES - 1  # the frame whose depth the node asks for
@@ -49,18 +49,25 @@ def spread_windows(count: int, most: int) -> NDArray[np.int64]:
 
 
 def read_batches(
-    windows: WindowDataset, numbers: Sequence[int], size: int = BATCH, bar: str = ''
+    windows: WindowDataset,
+    numbers: Sequence[int],
+    size: int = BATCH,
+    bar: str = '',
+    stop: Callable[[], bool] = never,
 ) -> Iterator[Batch]:
     """
     Read windows by number, some at a time.
 
     :param bar: what they are read for, shown on a terminal where it takes a while; '': nothing is
+    :param stop: asked before each batch; the rest is not read then
     """
     hidden = None if bar else True  # None: shown on a terminal only
     with tqdm(
         None, bar, len(numbers), leave=False, unit='window', delay=BAR_DELAY_S, disable=hidden
     ) as progress:
         for start in range(0, len(numbers), size):
+            if stop():
+                return
             yield windows.__getitems__(numbers[start : start + size])
             progress.update(min(size, len(numbers) - start))
 
@@ -72,16 +79,17 @@ def judge(
     numbers: Sequence[int],
     device: torch.device,
     bar: str = '',
+    stop: Callable[[], bool] = never,
 ) -> Iterator[Judgement]:
     """
     Look at windows as the node will, without learning; the model is left in eval mode.
 
-    :param bar: as read_batches has it
+    :param bar: as read_batches has it, and stop
     """
     model.eval()
     config = model.network.config
     # One by one, for figures that are each window's own
-    for read in read_batches(windows, numbers, 1, bar):
+    for read in read_batches(windows, numbers, 1, bar, stop):
         batch = read.to(device)
         losses = model(batch, batch.images, NEWEST, False)
         maps, number = losses.maps, int(read.window[0])
@@ -110,16 +118,19 @@ def validate(
     the losses that need no truth, which say less.
 
     :param most: windows to look at, evenly spread
-    :return: None: there are no windows
+    :return: None: there are no windows, or a process was asked to end meanwhile
     """
     numbers = spread_windows(len(windows), most)
     if not len(numbers):
         return None
     mine = numbers[processes.rank :: processes.count].tolist()
     bar = 'judging' if processes.is_main else ''
-    judged = judge(model, windows, mine, processes.device, bar)
+    judged = judge(model, windows, mine, processes.device, bar, processes.asked)
     found = [_figures(one, geometric_weight) for one in judged]
-    figures = np.array([pair for part in processes.gather(found) for pair in part])
+    found = [pair for part in processes.gather(found) for pair in part]
+    if processes.asked_to_end():
+        return None
+    figures = np.array(found)
     abs_rel, consistency = figures.T
     scores = {SELF_CONSISTENCY: float(consistency.mean())}
     if np.isfinite(abs_rel).any():
