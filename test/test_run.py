@@ -230,14 +230,19 @@ def test_focal_lengths_found_at_the_start_are_told_and_learned_from(
     assert load_weights(tmp_path / WEIGHTS_NAME).info.notes['focal_factors']['room'] != 1
 
 
-def ask_once(module: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a scheduler end the process just when this function is called first."""
+PARTLY_LOOKED_AT = Findings((Distrusted(0, 0, 0, 1 << 62),), ('all of it is wrong',))
+
+
+def ask_once(module: Any, name: str, monkeypatch: pytest.MonkeyPatch, answer: Any = None) -> None:
+    """Let a scheduler end the process just when this function is called first; it then answers."""
     original, calls = getattr(module, name), []
 
     def asked(*arguments: Any) -> Any:
         calls.append(name)
         if len(calls) == 1:
             signal.raise_signal(signal.SIGTERM)
+            if answer is not None:
+                return answer
         return original(*arguments)
 
     monkeypatch.setattr(module, name, asked)
@@ -264,7 +269,8 @@ def test_asked_to_end_while_all_is_judged_it_does_not_wait_for_that(
     train([bag], config, whole)
     for at, steps in stops:
         with monkeypatch.context() as patch:
-            ask_once(run_module, at, patch)
+            answer = PARTLY_LOOKED_AT if at == 'hold_against_images' else None
+            ask_once(run_module, at, patch, answer)
             outcome = train([bag], config, cut, resume=True)
         assert not outcome.finished and outcome.steps == steps
         assert (cut / STATE_NAME).exists() == (steps > 0)

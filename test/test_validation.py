@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ from test_network import TINY, lively
 from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.config_file import load_config
+from tc_depth_training.data.windows import WindowDataset
 from tc_depth_training.examination import examine
+from tc_depth_training.focal_search import find_focal_factors
 from tc_depth_training.losses.objective import ObjectiveConfig
+from tc_depth_training.odometry_trust import hold_against_images
 from tc_depth_training.processes import Processes
 from tc_depth_training.step import FocalFactor, TrainingModel
 from tc_depth_training.synthetic import render_recording
@@ -98,6 +102,23 @@ def test_the_constant_compared_with_is_the_best_there_is(data, model) -> None:
     known = [t[np.isfinite(t)].astype(np.float64) for t in truths]
     others = [np.mean([np.mean(np.abs(c - t) / t) for t in known]) for c in np.linspace(1, 9, 400)]
     assert score.constant.abs_rel == pytest.approx(min(others), rel=2e-3)
+
+
+def test_asked_to_end_it_looks_at_no_more_windows(data, model, monkeypatch) -> None:
+    looked_at: list[int] = []
+    count = len(data.held_out)
+
+    def after_two() -> bool:
+        return len(looked_at) == 2
+
+    for one in judge(model, data.held_out, list(range(count)), CPU, stop=after_two):
+        looked_at.append(one.window)
+    assert looked_at == [0, 1] and count > 2
+    asked = replace(ALONE, asked=lambda: True)
+    monkeypatch.delattr(WindowDataset, '__getitems__')
+    assert validate(model, data.held_out, 100, 0.1, asked) is None
+    assert not hold_against_images(model, data.held_out, 100, asked).told
+    assert find_focal_factors(model, data.held_out, asked) == [1.0]
 
 
 def test_windows_are_spread_evenly_and_none_comes_twice() -> None:
