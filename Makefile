@@ -16,8 +16,10 @@ demo: $(STAMP)  ## play a bag through the node into demo_out/ (BAG=path RATE=hz 
 	$(BIN)/tc-depth demo $(BAG) --out demo_out \
 		$(if $(RATE),--rate $(RATE)) $(if $(IMAGE),--image $(IMAGE))
 
+# Those of the node by themselves: they send images at 10 Hz and look at the clock.
 test: check  ## check, then all tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m ros
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not ros' -n auto --dist loadfile
 
 check: $(STAMP)  ## format, lint, types, import lines
 	$(BIN)/ruff format --check .
@@ -48,5 +50,5 @@ $(STAMP): setup.py training/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install torch==2.13.0
 	$(BIN)/python -m pip install -e '.[ros-wheels,test]' -e './training[imagenet,onnx,tensorboard]' \
-		ruff==0.17.6 mypy==2.4.1
+		ruff==0.17.6 mypy==2.4.1 pytest-xdist==3.8.0
 	@touch $@
