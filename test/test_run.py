@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tc_depth_ros.network.checkpoint import load_weights, read_weights_info
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS
@@ -517,21 +518,60 @@ def test_bags_of_different_cameras_are_learned_from_together(bag: Path, tmp_path
     assert info.training_data == 'room, wide'
 
 
-def test_odometry_that_fits_nowhere_ends_the_run_and_a_stretch_of_it_is_left_out(
-    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+WRONG_ODOMETRY: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    # x ahead, y left, z up, in place of a camera's
+    'axes': lambda poses: (
+        poses @ np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+    ),
+    'frozen': lambda poses: np.repeat(poses[:1], len(poses), axis=0),
+    'reversed': lambda poses: poses[::-1],
+    'mostly frozen': lambda poses: np.concatenate(
+        [np.repeat(poses[14:15], 14, axis=0), poses[14:]]
+    ),
+}
+
+
+def bag_with(odometry: str, path: Path) -> Path:
+    views = render_recording(frames=24, height=120, width=160)
+    poses = WRONG_ODOMETRY[odometry](np.stack([view.world_T_camera for view in views]))
+    pairs = zip(views, poses, strict=True)
+    write_bag(path, [replace(view, world_T_camera=pose) for view, pose in pairs])
+    return path
+
+
+@pytest.mark.parametrize('wrong', ['axes', 'frozen', 'reversed'])
+def test_odometry_that_fits_nowhere_ends_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    bag, out = bag_with(wrong, tmp_path / 'bag'), tmp_path / 'out'
+    more = settings('steps=4', 'pose=both', 'data.height=96', 'data.width=128')
+    assert main(['train', str(bag), '--out', str(out), '--init', 'default', *more]) == 1
+    told = capsys.readouterr().err
+    assert 'odometry fits the images nowhere (/odom of bag does not fit' in told
+    for remedy in ('frame', 'x right, y down, z forward', 'clock', 'pose: learned'):
+        assert remedy in told
+    assert not (out / WEIGHTS_NAME).exists()
+
+
+def test_what_is_right_of_mostly_wrong_odometry_is_learned_from(tmp_path: Path) -> None:
+    bag, out = bag_with('mostly frozen', tmp_path / 'bag'), tmp_path / 'out'
+    more = ['steps=1', 'pose=both', 'init=default', 'data.height=96', 'data.width=128']
+    train([bag], configured(*more), out)
+    ((_, _, start_ns, end_ns),) = run_state.RunState.load(out).distrusted
+    stamps = [view.stamp_ns for view in render_recording(frames=24, height=8, width=8)]
+    # To the first window, though it was not among the bad; windows are 6 frames long
+    assert start_ns <= stamps[4] and stamps[10] <= end_ns <= stamps[16]
+
+
+def test_a_stretch_of_odometry_is_left_out(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     windows = load_training_data([bag], configured('steps=4'), quiet=True).all_windows()
     stamps = np.unique(windows.stamps_ns(1))
+    bad = Findings((Distrusted(0, 0, int(stamps[0]), int(stamps[3])),), ('it is bad',))
+    monkeypatch.setattr('tc_depth_training.run.hold_against_images', lambda *_: bad)
     arguments = ['train', str(bag), '--init', 'default', *settings('steps=4', 'pose=both')]
-
-    def train_with(last_ns: int, out: Path) -> int:
-        bad = Findings((Distrusted(0, 0, int(stamps[0]), last_ns),), ('it is bad',))
-        monkeypatch.setattr('tc_depth_training.run.hold_against_images', lambda *_: bad)
-        return main([*arguments, '--out', str(out)])
-
-    assert train_with(int(stamps[-1]), tmp_path / 'all') == 1
-    assert 'odometry fits the images nowhere (it is bad)' in capsys.readouterr().err
-    assert train_with(int(stamps[3]), tmp_path / 'some') == 0
-    state = run_state.RunState.load(tmp_path / 'some')
+    assert main([*arguments, '--out', str(tmp_path)]) == 0
+    state = run_state.RunState.load(tmp_path)
     assert state.distrusted == ((0, 0, int(stamps[0]), int(stamps[3])),)
-    assert 'it is bad' in (tmp_path / 'some' / 'report.html').read_text()
+    assert 'it is bad' in (tmp_path / 'report.html').read_text()

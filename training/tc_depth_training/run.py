@@ -200,7 +200,8 @@ class Run:
         if not self._posed[self._trusted].any():
             raise TrainingError(
                 f'odometry fits the images nowhere ({"; ".join(findings.told)}): check its frame '
-                'and clock, or train with pose: learned'
+                'and axes (of a camera: x right, y down, z forward) and its clock, or train with '
+                'pose: learned'
             )
         return findings.told
 
