@@ -25,7 +25,8 @@ from tc_depth_training.odometry_check import (
     check_odometry,
     judge_odometry,
 )
-from tc_depth_training.odometry_trust import Distrusted, trusted_windows
+from tc_depth_training.odometry_trust import Distrusted, hold_against_images, trusted_windows
+from tc_depth_training.processes import Processes
 from tc_depth_training.step import FocalFactor, TrainingModel
 from tc_depth_training.synthetic import SyntheticView, render_recording
 
@@ -154,6 +155,22 @@ def test_another_unit_than_that_of_depth_is_not_called_bad(
     verdict = judged(TrainingModel(Oracle(views), None, LOSS, 'odometry'), other, consecutive(40))
     assert verdict.unjudged == (1,)
     assert verdict.trusted[14:].all() and not verdict.trusted[:10].any()  # a frozen pose has none
+
+
+def test_what_was_not_looked_at_goes_with_what_was(views: list[SyntheticView]) -> None:
+    """Else the ends of each segment would be learned from, of odometry wrong throughout."""
+    poses = np.repeat(recorded(views, 'clean').world_T_camera[:1], FRAMES, axis=0)
+    segment = np.repeat([0, 1], FRAMES // 2)
+    recording = replace(recorded(views, 'clean'), world_T_camera=poses, segment=segment)
+    indices = consecutive(FRAMES)
+    indices = indices[segment[indices[:, 0]] == segment[indices[:, 2]]]
+    windows = Windows(indices, np.ones(len(indices), dtype=np.bool_))
+    dataset = WindowDataset([recording], [windows])
+    model = TrainingModel(Oracle(views), None, LOSS, 'odometry')
+    alone = Processes(0, 1, torch.device('cpu'))
+    findings = hold_against_images(model, dataset, 10, alone)
+    assert not trusted_windows(dataset, findings.distrusted).any()
+    assert len(findings.distrusted) == len(findings.told) == 2
 
 
 def errors_of(rebuilt: list[float], recording: list[int] | None = None) -> OdometryErrors:
