@@ -18,14 +18,9 @@ from tc_depth_training.data.load import read_recording
 from tc_depth_training.data.recording import Recording
 from tc_depth_training.data.windows import WindowDataset, Windows, find_windows
 from tc_depth_training.losses.objective import ObjectiveConfig
-from tc_depth_training.odometry_check import (
-    BadStretch,
-    OdometryErrors,
-    OdometryVerdict,
-    check_odometry,
-    judge_odometry,
-)
+from tc_depth_training.odometry_check import OdometryErrors, check_odometry
 from tc_depth_training.odometry_trust import Distrusted, hold_against_images, trusted_windows
+from tc_depth_training.odometry_verdict import BadStretch, OdometryVerdict, judge_odometry
 from tc_depth_training.processes import Processes
 from tc_depth_training.step import FocalFactor, TrainingModel
 from tc_depth_training.synthetic import SyntheticView, render_recording
@@ -158,7 +153,7 @@ def test_another_unit_than_that_of_depth_is_not_called_bad(
 
 
 def test_what_was_not_looked_at_goes_with_what_was(views: list[SyntheticView]) -> None:
-    """Else the ends of each segment would be learned from, of odometry wrong throughout."""
+    """Else the ends of each segment would be learned from, where all of it is wrong."""
     poses = np.repeat(recorded(views, 'clean').world_T_camera[:1], FRAMES, axis=0)
     segment = np.repeat([0, 1], FRAMES // 2)
     recording = replace(recorded(views, 'clean'), world_T_camera=poses, segment=segment)

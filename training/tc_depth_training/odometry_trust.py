@@ -8,12 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tc_depth_training.data.windows import FRAMES, WindowDataset
-from tc_depth_training.odometry_check import (
-    BadStretch,
-    check_odometry,
-    join_errors,
-    judge_odometry,
-)
+from tc_depth_training.odometry_check import check_odometry, join_errors
+from tc_depth_training.odometry_verdict import BadStretch, judge_odometry
 from tc_depth_training.processes import Processes
 from tc_depth_training.step import TrainingModel
 from tc_depth_training.validation import read_batches, spread_windows
