@@ -202,6 +202,14 @@ def test_nothing_is_said_where_flow_does_not_explain_the_images_either() -> None
     assert none.unjudged == (0,) and none.trusted.all()
 
 
+def test_what_is_unusual_is_told_by_what_is_not_bad_throughout() -> None:
+    rebuilt = 0.05 * (1 + 0.05 * np.sin(np.arange(200)))
+    rebuilt[:120] = 0.21  # no better than standing still
+    rebuilt[150:170] = 0.15  # better, but three times the flow's
+    verdict = judge_odometry(errors_of(list(rebuilt)), np.arange(200) * 100_000_000)
+    assert np.flatnonzero(~verdict.trusted).tolist() == [*range(120), *range(150, 170)]
+
+
 def test_a_frozen_pose_is_bad_even_where_the_flow_is_often_lost() -> None:
     wild = 0.05 * 1.8 ** np.sin(np.arange(40))
     wild[20:30] = 0.2  # as of a camera that stands still; four times the flow's
