@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,14 +18,10 @@ from tc_depth_training.data.load import read_recording
 from tc_depth_training.data.recording import Recording
 from tc_depth_training.data.windows import WindowDataset, Windows, find_windows
 from tc_depth_training.losses.objective import ObjectiveConfig
-from tc_depth_training.odometry_check import (
-    BadStretch,
-    OdometryErrors,
-    OdometryVerdict,
-    check_odometry,
-    judge_odometry,
-)
-from tc_depth_training.odometry_trust import Distrusted, trusted_windows
+from tc_depth_training.odometry_check import OdometryErrors, check_odometry
+from tc_depth_training.odometry_trust import Distrusted, hold_against_images, trusted_windows
+from tc_depth_training.odometry_verdict import BadStretch, OdometryVerdict, judge_odometry
+from tc_depth_training.processes import Processes
 from tc_depth_training.step import FocalFactor, TrainingModel
 from tc_depth_training.synthetic import SyntheticView, render_recording
 
@@ -111,12 +108,64 @@ def test_windows_without_odometry_are_passed_over(views: list[SyntheticView]) ->
     assert errors.window.tolist() == [*range(8), *range(20, 30)]
 
 
-def test_nothing_is_said_where_odometry_hardly_explains_anything(views) -> None:
-    poses = recorded(views, 'clean').world_T_camera[::-1]  # the way back
+BASE_T_OPTICAL = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]])
+THROUGHOUT: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    'axes of base_link': lambda poses: poses @ np.linalg.inv(BASE_T_OPTICAL),
+    'frozen': lambda poses: np.repeat(poses[:1], len(poses), axis=0),
+    'the way back': lambda poses: poses[::-1],
+}
+
+
+@pytest.mark.parametrize('kind', list(THROUGHOUT))
+def test_odometry_that_is_wrong_throughout_is_bad(views: list[SyntheticView], kind: str) -> None:
+    recording = recorded(views, 'clean')
+    assert recording.world_T_camera is not None
+    poses = recording.world_T_camera.copy()
+    poses[:24] = THROUGHOUT[kind](poses[:24])
+    wrong = replace(recording, world_T_camera=poses)
     model = TrainingModel(Oracle(views), None, LOSS, 'odometry')
-    backwards = replace(recorded(views, 'clean'), world_T_camera=poses)
-    verdict = judged(model, backwards, consecutive(FRAMES))
-    assert verdict.unjudged == (1,) and verdict.trusted.all()
+    verdict = judged(model, wrong, consecutive(24))
+    assert not verdict.trusted.any() and not verdict.unjudged
+
+
+def test_what_is_right_of_mostly_wrong_odometry_is_kept(views: list[SyntheticView]) -> None:
+    poses = recorded(views, 'clean').world_T_camera.copy()
+    poses[:36] = poses[36]  # it comes late
+    model = TrainingModel(Oracle(views), None, LOSS, 'odometry')
+    verdict = judged(
+        model, replace(recorded(views, 'clean'), world_T_camera=poses), consecutive(60)
+    )
+    assert verdict.trusted[38:].all() and not verdict.trusted[:33].any()
+    assert not verdict.unjudged
+
+
+@pytest.mark.parametrize('factor', [0.1, 10])
+def test_another_unit_than_that_of_depth_is_not_called_bad(
+    views: list[SyntheticView], factor: float
+) -> None:
+    poses = recorded(views, 'clean').world_T_camera.copy()
+    poses[:, :3, 3] *= factor
+    poses[:12] = poses[12]
+    other = replace(recorded(views, 'clean'), world_T_camera=poses)
+    verdict = judged(TrainingModel(Oracle(views), None, LOSS, 'odometry'), other, consecutive(40))
+    assert verdict.unjudged == (1,)
+    assert verdict.trusted[14:].all() and not verdict.trusted[:10].any()  # a frozen pose has none
+
+
+def test_what_was_not_looked_at_goes_with_what_was(views: list[SyntheticView]) -> None:
+    """Else the ends of each segment would be learned from, where all of it is wrong."""
+    poses = np.repeat(recorded(views, 'clean').world_T_camera[:1], FRAMES, axis=0)
+    segment = np.repeat([0, 1], FRAMES // 2)
+    recording = replace(recorded(views, 'clean'), world_T_camera=poses, segment=segment)
+    indices = consecutive(FRAMES)
+    indices = indices[segment[indices[:, 0]] == segment[indices[:, 2]]]
+    windows = Windows(indices, np.ones(len(indices), dtype=np.bool_))
+    dataset = WindowDataset([recording], [windows])
+    model = TrainingModel(Oracle(views), None, LOSS, 'odometry')
+    alone = Processes(0, 1, torch.device('cpu'))
+    findings = hold_against_images(model, dataset, 10, alone)
+    assert not trusted_windows(dataset, findings.distrusted).any()
+    assert len(findings.distrusted) == len(findings.told) == 2
 
 
 def errors_of(rebuilt: list[float], recording: list[int] | None = None) -> OdometryErrors:
@@ -124,6 +173,7 @@ def errors_of(rebuilt: list[float], recording: list[int] | None = None) -> Odome
     return OdometryErrors(
         np.arange(count),
         np.array(recording or [0] * count),
+        np.array(rebuilt),
         np.array(rebuilt),
         np.full(count, 0.2),
         np.full(count, 0.05),
@@ -142,6 +192,22 @@ def test_a_single_window_does_not_flicker() -> None:
     often[20:30] = 0.15
     verdict = judge_odometry(errors_of(list(often)), STAMPS)
     assert np.flatnonzero(~verdict.trusted).tolist() == list(range(20, 30))
+
+
+def test_nothing_is_said_where_flow_does_not_explain_the_images_either() -> None:
+    wrong = replace(errors_of([0.25] * 40), flow=np.full(40, 0.15))
+    verdict = judge_odometry(wrong, STAMPS)
+    assert verdict.unjudged == (0,) and verdict.trusted.all()
+    none = judge_odometry(replace(wrong, still=np.full(40, 0.001)), STAMPS)  # nothing moves
+    assert none.unjudged == (0,) and none.trusted.all()
+
+
+def test_what_is_unusual_is_told_by_what_is_not_bad_throughout() -> None:
+    rebuilt = 0.05 * (1 + 0.05 * np.sin(np.arange(200)))
+    rebuilt[:120] = 0.21  # no better than standing still
+    rebuilt[150:170] = 0.15  # better, but three times the flow's
+    verdict = judge_odometry(errors_of(list(rebuilt)), np.arange(200) * 100_000_000)
+    assert np.flatnonzero(~verdict.trusted).tolist() == [*range(120), *range(150, 170)]
 
 
 def test_a_frozen_pose_is_bad_even_where_the_flow_is_often_lost() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tc_depth_ros.network.checkpoint import load_weights, read_weights_info
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS
@@ -31,10 +32,12 @@ from tc_depth_training.cli import main
 from tc_depth_training.config import TrainingConfig
 from tc_depth_training.config_file import load_config
 from tc_depth_training.data.windows import Batch
+from tc_depth_training.finish import finish
 from tc_depth_training.guards import TrainingError
 from tc_depth_training.learner import Learner
 from tc_depth_training.odometry_trust import Distrusted, Findings
 from tc_depth_training.processes import Processes
+from tc_depth_training.provenance import with_odometry
 from tc_depth_training.run import Run, TakenStep
 from tc_depth_training.run_folder import CONFIG_NAME, LOG_NAME, WEIGHTS_NAME, held_folder, writing
 from tc_depth_training.run_state import STATE_NAME
@@ -42,6 +45,7 @@ from tc_depth_training.starting_model import starting_model
 from tc_depth_training.synthetic import render_recording
 from tc_depth_training.train import train
 from tc_depth_training.training_data import load_training_data
+from tc_depth_training.watch.facts import scale_sentence
 from tc_depth_training.watch.log import read_log
 
 REPOSITORY = Path(__file__).parents[1]
@@ -618,21 +622,116 @@ def test_bags_of_different_cameras_are_learned_from_together(bag: Path, tmp_path
     assert info.training_data == 'room, wide'
 
 
-def test_odometry_that_fits_nowhere_ends_the_run_and_a_stretch_of_it_is_left_out(
-    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+WRONG_ODOMETRY: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    # x ahead, y left, z up, in place of a camera's
+    'axes': lambda poses: (
+        poses @ np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+    ),
+    'frozen': lambda poses: np.repeat(poses[:1], len(poses), axis=0),
+    'reversed': lambda poses: poses[::-1],
+    'mostly frozen': lambda poses: np.concatenate(
+        [np.repeat(poses[14:15], 14, axis=0), poses[14:]]
+    ),
+}
+
+
+def bag_with(odometry: str, path: Path) -> Path:
+    views = render_recording(frames=24, height=120, width=160)
+    poses = WRONG_ODOMETRY[odometry](np.stack([view.world_T_camera for view in views]))
+    pairs = zip(views, poses, strict=True)
+    write_bag(path, [replace(view, world_T_camera=pose) for view, pose in pairs])
+    return path
+
+
+@pytest.mark.parametrize('wrong', ['axes', 'frozen', 'reversed'])
+def test_odometry_that_fits_nowhere_ends_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    bag, out = bag_with(wrong, tmp_path / 'bag'), tmp_path / 'out'
+    more = settings('steps=4', 'pose=both', 'data.height=96', 'data.width=128')
+    assert main(['train', str(bag), '--out', str(out), '--init', 'default', *more]) == 1
+    told = capsys.readouterr().err
+    assert 'odometry fits the images nowhere (/odom of bag does not fit' in told
+    for remedy in ('frame', 'x right, y down, z forward', 'clock', 'pose: learned'):
+        assert remedy in told
+    assert not (out / WEIGHTS_NAME).exists()
+
+
+def test_what_is_right_of_mostly_wrong_odometry_is_learned_from(tmp_path: Path) -> None:
+    bag, out = bag_with('mostly frozen', tmp_path / 'bag'), tmp_path / 'out'
+    more = ['steps=1', 'pose=both', 'init=default', 'data.height=96', 'data.width=128']
+    train([bag], configured(*more), out)
+    ((_, _, start_ns, end_ns),) = run_state.RunState.load(out).distrusted
+    stamps = [view.stamp_ns for view in render_recording(frames=24, height=8, width=8)]
+    # To the first window, though it was not among the bad; windows are 6 frames long
+    assert start_ns <= stamps[4] and stamps[10] <= end_ns <= stamps[16]
+    info = read_weights_info(out / WEIGHTS_NAME)
+    share = info.notes['odometry_share']
+    assert info.metric and 0.2 < share < 0.7
+    assert info.scale_source.endswith(f'training of {100 * share:.2g} % of the windows')
+    for told in ('report.html', 'README.md'):
+        assert info.scale_source in (out / told).read_text()
+
+
+@pytest.mark.parametrize('found', ['at the start', 'after the best weights'])
+def test_too_little_odometry_does_not_make_weights_metric(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: str
+) -> None:
+    """The scale is then fitted at the end, as for learned poses: to the bag's measured depth."""
+
+    def found_late(run: Run, out: Path, stopped: str) -> None:
+        assert read_weights_info(out / WEIGHTS_NAME).scale_source.startswith('odometry')
+        run._distrust(bad.distrusted)
+        finish(run, out, stopped)
+
+    config = configured('steps=1', 'pose=both', 'init=default', 'validation.share=0.1')
+    stamps = load_training_data([bag], config, quiet=True).learned.stamps_ns(1)
+    bad = Findings((Distrusted(0, 0, int(stamps[0]), int(stamps[-2])),), ('it is bad',))
+    now = bad if found == 'at the start' else Findings((), ())
+    monkeypatch.setattr('tc_depth_training.run.hold_against_images', lambda *_: now)
+    if now is not bad:
+        monkeypatch.setattr('tc_depth_training.train.finish', found_late)
+    monkeypatch.setattr('tc_depth_training.scale_fit.MAX_SPREAD', np.inf)
+    train([bag], config, tmp_path)
+    info = read_weights_info(tmp_path / WEIGHTS_NAME)
+    assert info.notes['odometry_share'] == pytest.approx(1 / len(stamps), abs=1e-4)
+    assert info.metric and info.scale_source.startswith('depth of ') and info.scale != 1
+
+
+def test_weights_say_how_much_odometry_told_their_unit() -> None:
+    info = read_weights_info(DEFAULT_WEIGHTS)
+    known = with_odometry(info, 'both', 1.0)
+    assert known.metric and known.scale_source == 'odometry, which gave the motion in training'
+    unknown = with_odometry(known, 'both', 0.1)
+    assert not unknown.metric and unknown.notes['odometry_share'] == 0.1
+    assert 'unknown factor: odometry, which gave the motion in training of 10 %' in (
+        scale_sentence(unknown)
+    )
+    assert with_odometry(known, 'odometry', 0.1).metric  # from nothing else was learned
+    assert with_odometry(info, 'learned', 1.0) == info
+
+
+def test_why_no_scale_could_be_fitted_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag, out = tmp_path / 'bag', tmp_path / 'out'
+    write_bag(bag, render_recording(frames=6, height=120, width=160), depth=False)
+    train([bag], configured('steps=1', 'pose=learned'), out)
+    assert not read_weights_info(out / WEIGHTS_NAME).metric
+    why = 'the scale is not known: odometry of /odom: '
+    assert f'warning: {why}' in capsys.readouterr().out
+    assert why in (out / 'report.html').read_text()
+
+
+def test_a_stretch_of_odometry_is_left_out(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     windows = load_training_data([bag], configured('steps=4'), quiet=True).all_windows()
     stamps = np.unique(windows.stamps_ns(1))
+    bad = Findings((Distrusted(0, 0, int(stamps[0]), int(stamps[3])),), ('it is bad',))
+    monkeypatch.setattr('tc_depth_training.run.hold_against_images', lambda *_: bad)
     arguments = ['train', str(bag), '--init', 'default', *settings('steps=4', 'pose=both')]
-
-    def train_with(last_ns: int, out: Path) -> int:
-        bad = Findings((Distrusted(0, 0, int(stamps[0]), last_ns),), ('it is bad',))
-        monkeypatch.setattr('tc_depth_training.run.hold_against_images', lambda *_: bad)
-        return main([*arguments, '--out', str(out)])
-
-    assert train_with(int(stamps[-1]), tmp_path / 'all') == 1
-    assert 'odometry fits the images nowhere (it is bad)' in capsys.readouterr().err
-    assert train_with(int(stamps[3]), tmp_path / 'some') == 0
-    state = run_state.RunState.load(tmp_path / 'some')
+    assert main([*arguments, '--out', str(tmp_path)]) == 0
+    state = run_state.RunState.load(tmp_path)
     assert state.distrusted == ((0, 0, int(stamps[0]), int(stamps[3])),)
-    assert 'it is bad' in (tmp_path / 'some' / 'report.html').read_text()
+    assert 'it is bad' in (tmp_path / 'report.html').read_text()

@@ -40,7 +40,7 @@ class WeightsInfo:
     input_width: int
     metric: bool  # depth is in metres times ``scale``
     scale: float = 1.0  # metres per network unit; means nothing unless metric
-    scale_source: str = ''  # how the scale is known, in words; '' where it is not
+    scale_source: str = ''  # how the scale is known, or why it is not, in words
     pose: PoseNetConfig | None = None  # None: the file has no pose network
     training_data: str = ''
     code_version: str = ''

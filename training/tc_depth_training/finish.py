@@ -17,6 +17,7 @@ from tc_depth_ros.network.checkpoint import (
 )
 from tc_depth_training.data.windows import WindowDataset
 from tc_depth_training.examination import examine
+from tc_depth_training.provenance import with_odometry
 from tc_depth_training.run import Run
 from tc_depth_training.run_folder import LOG_NAME, WEIGHTS_NAME
 from tc_depth_training.scale_fit import (
@@ -53,7 +54,11 @@ def finish(run: Run, out: Path, stopped: str) -> None:
         run.config.pose,
         FocalFactor.of(list(focal)).to(run.processes.device) if focal else None,
     )
-    info, doubts = with_scale(model, weights.info, run)
+    # Odometry found wrong after these weights were saved has not told them what a metre is
+    share = float(run.with_odometry.mean())
+    info, doubts = with_scale(model, with_odometry(weights.info, run.config.pose, share), run)
+    for doubt in doubts:
+        print(f'warning: {doubt}')
     save_weights(file, weights.network, info, weights.pose_net)
     most = run.config.validation.max_windows
     examination = examine(model, info.scale, run.held_out, most, run.processes.device)
@@ -80,16 +85,19 @@ def with_scale(
     model: TrainingModel, info: WeightsInfo, run: Run
 ) -> tuple[WeightsInfo, tuple[str, ...]]:
     """
-    Add the scale of learned poses, where the bags have measured depth, or odometry, to fit it to.
+    Add a scale that is not known, where the bags have measured depth, or odometry, to fit it to.
 
     :return: and why there is none, in words
     """
-    if run.config.pose != 'learned':
+    if info.metric:
         return info, ()
     windows, device = run.data.learned, run.processes.device
-    numbers = spread_windows(len(windows), WINDOWS).tolist()
     reasons = []
-    for measure in (_depth_ratios, _odometry_ratios):
+    for measure, usable in (
+        (_depth_ratios, np.arange(len(windows))),
+        (_odometry_ratios, np.flatnonzero(run.with_odometry)),
+    ):
+        numbers = usable[spread_windows(len(usable), WINDOWS)].tolist()
         ratios, source = measure(model, windows, numbers, device)
         if not source:
             continue

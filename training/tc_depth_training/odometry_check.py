@@ -1,20 +1,4 @@
-"""
-Where a recording's odometry is wrong: wheels slip, an estimate is lost, a pose stays what it was.
-
-A network that has learned depth from the whole recording rebuilds each window's middle frame by
-the odometry, and once more by the motion that optical flow and that depth tell (FlowMotion). The
-odometry is not to be learned from where it explains the images far worse than the flow does,
-compared with what is usual in this recording; or no better than a camera that stands still.
-
-Tried on a hand-held recording of 700 frames (kitchen), 15 % of which were spoiled, with the
-embedded weights: against the flow, the photometric error of translations made 3 times too long is
-3.0 to 5.5 times, of a frozen pose 2.3 to 6.5 times, of a turn of 1 degree per frame 3.3 to 7.2
-times as large; with nothing spoiled, 1.0 to 2.0 times. At least 99 % of the spoiled windows were
-found, and 96 to 98 % of those called bad were spoiled, the others beside them; with nothing
-spoiled, none was called bad. The error compared with standing still alone overlaps: 0.5 to 1.1,
-and 0.2 to 0.5. Where frames are so far apart that the flow is often lost (HoloLens keyframes),
-most of a frozen pose is found, of the others little; nothing else is called bad.
-"""
+"""How well odometry explains the images, beside optical flow and a camera that stands still."""
 
 from __future__ import annotations
 
@@ -36,13 +20,6 @@ from tc_depth_training.step import TrainingModel, known_motion
 
 Values = NDArray[np.float64]
 
-SMOOTHING_S = 1.0  # of time that is judged together; at least NEIGHBOURS windows either side
-NEIGHBOURS = 2
-DEVIATIONS = 3.5  # of the logarithm of the error over the flow's, beyond which it is unusual
-LEAST_BAD = 1.6  # times the flow's error, below which nothing is bad
-# Times the error of standing still: from the first on all is bad; a recording whose usual error is
-# above the second says nothing
-CERTAINLY_BAD, LARGEST_USUAL = 0.95, 0.8
 LEAST_CHANGE = 0.01  # photometric, between frames; where less changes, no motion can be told
 
 
@@ -53,29 +30,18 @@ class OdometryErrors:
     window: NDArray[np.int64]  # (N,), number within the dataset
     recording: NDArray[np.int64]  # (N,), of the run
     rebuilt: Values  # (N,), mean photometric error of the sources, warped
+    scaled: Values  # (N,), of the sources, warped likewise, but as far as the flow says
     still: Values  # (N,), of the sources as they are
     flow: Values  # (N,), of the sources, warped by the flow's motion or as they are
 
+    @property
+    def moving(self) -> NDArray[np.bool_]:
+        """Of which windows a motion can be told, (N,)."""
+        return self.still > LEAST_CHANGE
 
-@dataclass(frozen=True)
-class BadStretch:
-    """A time of a recording whose odometry does not fit its images."""
-
-    recording: int
-    start_ns: int  # stamps of its first and last window
-    end_ns: int
-    windows: int
-
-
-@dataclass(frozen=True)
-class OdometryVerdict:
-    """What to leave out."""
-
-    trusted: NDArray[np.bool_]  # (M,), of all windows by number; those not looked at are trusted
-    stretches: tuple[BadStretch, ...]  # by recording and time
-    # Of which nothing can be said: the odometry hardly explains their images anywhere, or the
-    # network has not yet learned their depth
-    unjudged: tuple[int, ...]
+    def only(self, chosen: NDArray[np.int64]) -> OdometryErrors:
+        """Those of some windows."""
+        return OdometryErrors(*(column[chosen] for column in vars(self).values()))
 
 
 @torch.no_grad()
@@ -112,22 +78,22 @@ def odometry_errors(batch: Batch, depth: Tensor, K: Tensor, target: int) -> Odom
     """
     frame, seen = batch.images[:, target], batch.seen.to(batch.images.dtype)
     rebuilt: list[Tensor] = []
+    scaled: list[Tensor] = []
     still: list[Tensor] = []
     flow: list[Tensor] = []
     for index in range(batch.images.shape[1]):
         if index == target:
             continue
         source = batch.images[:, index]
-        for errors, motion in (
-            (rebuilt, known_motion(batch, target, index)),
-            (flow, _flow_motion(frame, source, depth, K)),
-        ):
+        known, by_flow = known_motion(batch, target, index), _flow_motion(frame, source, depth, K)
+        motions = known, _as_long_as(by_flow, known), by_flow
+        for errors, motion in zip((rebuilt, scaled, flow), motions, strict=True):
             warped = warp(source, depth, K, motion)
             errors.append(mean_where_seen(photometric_error(warped, frame), seen))
         still.append(mean_where_seen(photometric_error(source, frame), seen))
     # The mean over the sources, not the minimum: each of the two motions may be wrong
-    means = [torch.stack(errors).mean(dim=0).double() for errors in (rebuilt, still, flow)]
-    means[2] = torch.minimum(means[1], means[2])
+    means = [torch.stack(errors).mean(dim=0).double() for errors in (rebuilt, scaled, still, flow)]
+    means[3] = torch.minimum(means[2], means[3])
     return OdometryErrors(*(x.cpu().numpy() for x in (batch.window, batch.recording, *means)))
 
 
@@ -135,69 +101,9 @@ def join_errors(parts: Iterable[OdometryErrors]) -> OdometryErrors:
     """What several batches, or several processes, have measured."""
     # Of none at all there are still columns
     whole, real = np.empty(0, np.int64), np.empty(0, np.float64)
-    every = [OdometryErrors(whole, whole, real, real, real), *parts]
+    every = [OdometryErrors(whole, whole, real, real, real, real), *parts]
     names = [field.name for field in fields(OdometryErrors)]
     return OdometryErrors(*(np.concatenate([getattr(x, n) for x in every]) for n in names))
-
-
-def judge_odometry(errors: OdometryErrors, stamps_ns: NDArray[np.int64]) -> OdometryVerdict:
-    """
-    Tell the bad stretches.
-
-    ``rebuilt / flow`` and ``rebuilt / still`` are smoothed by running medians over time, so that
-    single windows do not flicker. Bad is where the first then lies above the recording's median by
-    ``DEVIATIONS`` (of its median absolute deviation, in logarithms) and above ``LEAST_BAD``, or
-    the second above ``CERTAINLY_BAD``.
-
-    :param stamps_ns: of the middle frames of all windows, by number, (M,)
-    """
-    trusted = np.ones(len(stamps_ns), dtype=np.bool_)
-    stretches: list[BadStretch] = []
-    unjudged: list[int] = []
-    for recording in np.unique(errors.recording):
-        of_it = np.flatnonzero((errors.recording == recording) & (errors.still > LEAST_CHANGE))
-        of_it = of_it[np.argsort(stamps_ns[errors.window[of_it]], kind='stable')]
-        times_ns, rebuilt = stamps_ns[errors.window[of_it]], errors.rebuilt[of_it]
-        over_still, over_flow = rebuilt / errors.still[of_it], rebuilt / errors.flow[of_it]
-        if not len(of_it) or np.median(over_still) > LARGEST_USUAL:
-            unjudged.append(int(recording))
-            continue
-        bad = _running_median(over_flow, times_ns) > _limit(over_flow)
-        bad |= _running_median(over_still, times_ns) > CERTAINLY_BAD
-        trusted[errors.window[of_it][bad]] = False
-        stretches += _stretches(int(recording), bad, times_ns)
-    return OdometryVerdict(trusted, tuple(stretches), tuple(unjudged))
-
-
-def _limit(relative: Values) -> float:
-    """Relative error beyond which a recording's odometry is unusual."""
-    logarithm = np.log(relative)
-    usual = np.median(logarithm)
-    apart = logarithm - usual
-    # The side that is less spread: a bad stretch widens the other
-    spread = 1.4826 * min(np.median(apart[apart >= 0]), np.median(-apart[apart <= 0]))
-    return max(LEAST_BAD, float(np.exp(usual + DEVIATIONS * spread)))
-
-
-def _running_median(values: Values, stamps_ns: NDArray[np.int64]) -> Values:
-    """Median over SMOOTHING_S around each stamp; in time order, (N,)."""
-    half_ns, number = round(0.5e9 * SMOOTHING_S), np.arange(len(values))
-    first = np.searchsorted(stamps_ns, stamps_ns - half_ns)
-    first = np.minimum(first, number - NEIGHBOURS).clip(min=0)
-    end = np.searchsorted(stamps_ns, stamps_ns + half_ns, side='right')
-    end = np.maximum(end, number + NEIGHBOURS + 1)
-    return np.array([np.median(values[a:b]) for a, b in zip(first, end, strict=True)])
-
-
-def _stretches(
-    recording: int, bad: NDArray[np.bool_], stamps_ns: NDArray[np.int64]
-) -> list[BadStretch]:
-    """Runs of bad windows; in time order, (N,)."""
-    edges = np.flatnonzero(np.diff(np.r_[False, bad, False].astype(np.int8)))
-    return [
-        BadStretch(recording, int(stamps_ns[a]), int(stamps_ns[b - 1]), int(b - a))
-        for a, b in edges.reshape(-1, 2)
-    ]
 
 
 def _flow_motion(frame: Tensor, source: Tensor, depth: Tensor, K: Tensor) -> Tensor:
@@ -208,6 +114,15 @@ def _flow_motion(frame: Tensor, source: Tensor, depth: Tensor, K: Tensor) -> Ten
         found = FlowMotion().between(target, view)
         motions.append(np.eye(4) if found is None else found.later_T_earlier)
     return torch.from_numpy(np.stack(motions)).to(depth)
+
+
+def _as_long_as(other: Tensor, motion: Tensor) -> Tensor:
+    """A motion with another's length of way; its own where the other, or it, goes none."""
+    length, own = (x[:, :3, 3].norm(dim=1, keepdim=True) for x in (other, motion))
+    factor = torch.where((length > 0) & (own > 0), length / own.clamp(min=1e-12), 1)
+    scaled = motion.clone()
+    scaled[:, :3, 3] *= factor
+    return scaled
 
 
 def mean_where_seen(error: Tensor, seen: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tc_depth_training.data.windows import FRAMES, WindowDataset
-from tc_depth_training.odometry_check import check_odometry, join_errors, judge_odometry
+from tc_depth_training.odometry_check import check_odometry, join_errors
+from tc_depth_training.odometry_verdict import BadStretch, judge_odometry
 from tc_depth_training.processes import Processes
 from tc_depth_training.step import TrainingModel
 from tc_depth_training.validation import read_batches, spread_windows
@@ -51,17 +52,18 @@ def hold_against_images(
     pairs, sequence = np.unique(np.stack([recording, segment]), axis=1, return_inverse=True)
     # Each segment is judged by itself: sorted by stamp, a bag that was looped would be mixed up
     of_sequences = replace(errors, recording=sequence.ravel()[errors.window])
-    verdict = judge_odometry(of_sequences, windows.stamps_ns(MIDDLE))
-    distrusted = tuple(
-        Distrusted(
-            int(pairs[0, bad.recording]), int(pairs[1, bad.recording]), bad.start_ns, bad.end_ns
-        )
-        for bad in verdict.stretches
-    )
+    stamps_ns = windows.stamps_ns(MIDDLE)
+    verdict = judge_odometry(of_sequences, stamps_ns)
+    looked_at = errors.window[errors.moving]
+    distrusted = []
+    for bad in verdict.stretches:
+        start_ns, end_ns = _up_to_good(bad, stamps_ns, sequence.ravel(), looked_at)
+        of_recording, of_segment = pairs[:, bad.recording].tolist()
+        distrusted.append(Distrusted(of_recording, of_segment, start_ns, end_ns))
     unjudged = sorted({int(pairs[0, number]) for number in verdict.unjudged})
     told = [_stretch_line(windows, bad) for bad in distrusted]
     told += [_unjudged_line(windows, number) for number in unjudged]
-    return Findings(distrusted, tuple(told))
+    return Findings(tuple(distrusted), tuple(told))
 
 
 def trusted_windows(
@@ -84,6 +86,26 @@ def _places(windows: WindowDataset) -> tuple[NDArray[np.int64], NDArray[np.int64
     return windows.recording_of(np.arange(len(windows))), segment
 
 
+def _up_to_good(
+    bad: BadStretch,
+    stamps_ns: NDArray[np.int64],
+    sequence: NDArray[np.int64],
+    looked_at: NDArray[np.int64],
+) -> tuple[int, int]:
+    """
+    First and last stamp of a bad stretch; those of its sequence where nothing good was seen there.
+
+    :param stamps_ns: of all windows, (M,)
+    :param sequence: of all windows, (M,)
+    :param looked_at: numbers of windows
+    """
+    every = stamps_ns[sequence == bad.recording]
+    seen = stamps_ns[looked_at[sequence[looked_at] == bad.recording]]
+    start = every.min() if bad.start_ns == seen.min() else bad.start_ns
+    end = every.max() if bad.end_ns == seen.max() else bad.end_ns
+    return int(start), int(end)
+
+
 def _stretch_line(windows: WindowDataset, bad: Distrusted) -> str:
     recording = windows.recordings[bad.recording]
     first_ns = recording.stamps_ns[recording.segment == bad.segment][0]
@@ -97,6 +119,6 @@ def _stretch_line(windows: WindowDataset, bad: Distrusted) -> str:
 def _unjudged_line(windows: WindowDataset, number: int) -> str:
     recording = windows.recordings[number]
     return (
-        f'{recording.odometry_topic} of {recording.name} hardly explains its images, or depth is '
-        'not yet learned: if this stays, check its frame and clock'
+        f'whether {recording.odometry_topic} of {recording.name} fits its images cannot be told: '
+        'depth, or its unit, is not yet learned; if this stays, check its frame, axes and clock'
     )

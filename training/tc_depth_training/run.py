@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tc_depth_ros.network.checkpoint import save_weights
@@ -82,7 +83,6 @@ class Run:
         self._teacher = teacher
         self.held_out = data.held_out  # of that, what no distrusted odometry spoils
         self._judged = np.ones(len(data.held_out), dtype=np.bool_)
-        self._posed = torch.from_numpy(data.learned.posed)  # (windows,)
         self._distrust(())
         self._started = time.monotonic()
 
@@ -115,6 +115,12 @@ class Run:
             return bool(self.config.init) and self._judged_after is None
         due = self.is_due(self.config.validation.every_steps)
         return due and self._judged_after != self.steps_done
+
+    @property
+    def with_odometry(self) -> NDArray[np.bool_]:
+        """Which windows that are learned from have odometry that is trusted, (windows,)."""
+        trusted: NDArray[np.bool_] = self._trusted.numpy()
+        return self.data.learned.posed & trusted
 
     @property
     def duration_s(self) -> float:
@@ -211,10 +217,11 @@ class Run:
         if self.processes.asked_to_end():  # before all was looked at
             return ()
         self._distrust(findings.distrusted)
-        if not self._posed[self._trusted].any():
+        if not self.with_odometry.any():
             raise TrainingError(
                 f'odometry fits the images nowhere ({"; ".join(findings.told)}): check its frame '
-                'and clock, or train with pose: learned'
+                'and axes (of a camera: x right, y down, z forward) and its clock, or train with '
+                'pose: learned'
             )
         return findings.told
 
@@ -260,7 +267,8 @@ class Run:
     def save_weights(self, file: Path) -> None:
         """Write the weights as they are now: their running mean, if there is one."""
         model = self.learner.averaged
-        info = weights_info(self.config, model, self.data.recordings, self.steps_done)
+        share = float(self.with_odometry.mean())
+        info = weights_info(self.config, model, self.data.recordings, self.steps_done, share)
         save_weights(file, model.network, info, model.pose_net)
 
     def save(self, out: Path) -> None:

@@ -60,7 +60,8 @@ def length_sentence(summary: RunSummary) -> str:
 def scale_sentence(info: WeightsInfo) -> str:
     """Whether depth is in metres, and how that is known."""
     if not info.metric:
-        return 'Depth is up to an unknown factor: nothing told the network how large the world is.'
+        why = info.scale_source or 'nothing told the network how large the world is'
+        return f'Depth is up to an unknown factor: {why.removeprefix("unknown: ")}.'
     factor = '' if info.scale == 1 else f' once multiplied by {info.scale:.4g}, as the node does'
     return f'Depth is in metres{factor}; known from: {info.scale_source or "not recorded"}.'
 
