@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -341,6 +342,21 @@ def test_a_run_is_not_resumed_with_other_settings(
     assert main([*where, *settings('steps=8', 'batch_size=4', 'seed=3')]) == 2
     said = capsys.readouterr().err
     assert 'batch_size' in said and 'seed' in said and 'steps' not in said.split('(')[1]
+
+
+def test_a_resumed_run_is_asked_for_the_changes_alone(
+    bag: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    shutil.copytree(undisturbed, out)
+    where = ['train', str(bag), '--out', str(out), '--resume']
+    assert main([*where, '--set', 'data.cache=ram', '--set', 'data.workers=1']) == 0
+    free = ('data.cache=ram', 'data.workers=1')
+    assert load_config(out / CONFIG_NAME) == configured('steps=8', *free)
+    capsys.readouterr()
+    assert main([*where, '--set', 'data.workers=0', '--set', 'steps=9', '--init', 'default']) == 2
+    assert "(init was '', is 'default'; steps was 8, is 9)" in capsys.readouterr().err
+    assert load_config(out / CONFIG_NAME) == configured('steps=8', *free)
 
 
 def test_a_run_is_not_resumed_with_other_bags(

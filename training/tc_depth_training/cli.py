@@ -36,11 +36,11 @@ def _train(arguments: argparse.Namespace) -> int:
     from tc_depth_training.run_folder import CONFIG_NAME
     from tc_depth_training.train import train
 
-    source, overrides = arguments.config, _overrides(arguments)
-    if arguments.resume and not (source or overrides):
-        begun_with = arguments.out / CONFIG_NAME
-        source = begun_with if begun_with.exists() else None
-    config = load_config(source, overrides)
+    source, begun_with = arguments.config, arguments.out / CONFIG_NAME
+    # Only the first of several processes need find the folder: it tells the others its settings
+    if arguments.resume and source is None and begun_with.exists():
+        source = begun_with
+    config = load_config(source, _overrides(arguments))
     train(arguments.bags, config, arguments.out, resume=arguments.resume)
     return 0
 

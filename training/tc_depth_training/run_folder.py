@@ -71,14 +71,15 @@ def find_state(out: Path, config: TrainingConfig, resume: bool) -> RunState | No
         ) from error
     before, now = flat_settings(begun_with), flat_settings(config)
     changed = [
-        f'{key} was {before[key]}, is {now[key]}'
+        f'{key} was {before[key]!r}, is {now[key]!r}'
         for key in differences(begun_with, config)
         if key not in FREE_SETTINGS and not key.startswith(FREE_SECTIONS)
     ]
     if changed:
         raise ConfigError(
             f'the run in {out} was begun with other settings ({"; ".join(changed)}): resume '
-            'without --config and --set, or choose another --out'
+            'without these (the rest of its settings need not be given again), or choose another '
+            '--out'
         )
     return state
 

@@ -74,6 +74,7 @@ def _prepare(
     bags: Sequence[Path], config: TrainingConfig, out: Path, processes: Processes, *, resume: bool
 ) -> Run:
     """Read and build all that a run needs; what is wrong shows in the order of its price."""
+    config = processes.from_main(config)  # on --resume it alone may have found the run's own
     share_of_batch(config.batch_size, processes.count)
     state = find_state(out, config, resume) if processes.is_main else None
     state = processes.from_main(state)
