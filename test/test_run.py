@@ -213,6 +213,22 @@ def test_what_was_said_of_the_start_outlives_a_kill(
     assert logs[0] == logs[1] and '"step": 0' in logs[0]
 
 
+def test_the_weights_that_a_run_started_from_may_go_away(
+    bag: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = tmp_path / 'begin.safetensors'
+    shutil.copy(undisturbed / WEIGHTS_NAME, begin)
+    config = configured('steps=3', f'init={begin}', 'pose=both')
+    with monkeypatch.context() as patch:
+        cut_after(2, patch)
+        with pytest.raises(MemoryError):
+            train([bag], config, tmp_path / 'out')
+    begin.unlink()
+    assert train([bag], config, tmp_path / 'out', resume=True).finished
+    card = (tmp_path / 'out' / 'README.md').read_text()
+    assert 'begin.safetensors, whose terms it inherits. These were trained on room; ' in card
+
+
 def test_focal_lengths_found_at_the_start_are_told_and_learned_from(
     bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

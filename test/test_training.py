@@ -24,6 +24,8 @@ from tc_depth_ros.network.checkpoint import (
     load_weights,
     save_weights,
 )
+from tc_depth_ros.network.config import PoseNetConfig
+from tc_depth_ros.network.pose import PoseNet
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor
 from tc_depth_training import train as training
 from tc_depth_training.bag_writer import write_bag
@@ -32,7 +34,12 @@ from tc_depth_training.config import TrainingConfig
 from tc_depth_training.config_file import load_config
 from tc_depth_training.data.bag import Bag
 from tc_depth_training.pretrained import PACKAGE, imagenet_file
-from tc_depth_training.starting_model import network_dtype, starting_model
+from tc_depth_training.starting_model import (
+    network_dtype,
+    resumed_model,
+    start_info,
+    starting_model,
+)
 from tc_depth_training.step import TrainingModel
 from tc_depth_training.synthetic import render_recording
 
@@ -161,6 +168,22 @@ def test_a_run_can_start_from_the_embedded_weights(bag: Path, tmp_path: Path) ->
     assert model.pose_net is not None
     for name, value in model.network.state_dict().items():
         assert torch.equal(value, embedded[name]), name
+
+
+@pytest.mark.parametrize('encoder', ['efficientnet_lite0', 'resnet18'])
+def test_resumed_networks_are_those_of_the_start(tmp_path: Path, encoder: str) -> None:
+    """Its pose network, which no setting says, among them."""
+    embedded, file = load_weights(DEFAULT_WEIGHTS), tmp_path / 'w.safetensors'
+    pose = PoseNetConfig(encoder)
+    save_weights(file, embedded.network, replace(embedded.info, pose=pose), PoseNet(pose))
+    config = load_config(None, [f'init={file}'])
+    started, info = starting_model(config), start_info(config)
+    file.unlink()
+    shapes, expected = (
+        {name: value.shape for name, value in model.state_dict().items()}
+        for model in (resumed_model(config, info), started)
+    )
+    assert shapes == expected
 
 
 @pytest.mark.parametrize(

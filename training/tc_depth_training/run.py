@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tc_depth_ros.network.checkpoint import save_weights
+from tc_depth_ros.network.checkpoint import WeightsInfo, save_weights
 from tc_depth_training.config import ConfigError, TrainingConfig
 from tc_depth_training.data.augmentation import augment, draw
 from tc_depth_training.data.loader import EpochSampler, open_loader
@@ -65,11 +65,13 @@ class Run:
         model: TrainingModel,
         processes: Processes,
         teacher: Teacher | None = None,
+        start: WeightsInfo | None = None,
     ) -> None:
         """
         Begin a run.
 
         :param model: as it starts, the same in all processes
+        :param start: what the weights that it began with say of themselves
         """
         self.config, self.data, self.processes = config, data, processes
         if config.fit_focal_length:
@@ -78,6 +80,7 @@ class Run:
         self.schedule = Schedule(config, len(data.learned) // config.batch_size)
         self.steps_done = 0
         self.best = Best()
+        self.start = start
         self._teacher = teacher
         self.held_out = data.held_out  # of that, what no distrusted odometry spoils
         self._judged = np.ones(len(data.held_out), dtype=np.bool_)
@@ -259,6 +262,7 @@ class Run:
             self.learner.state_dict(),
             self.best,
             tuple(astuple(stretch) for stretch in self._distrusted),
+            self.start,
             self.data.keys,
             self.config.model_dump_json(),
             self.duration_s,
