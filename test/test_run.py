@@ -450,7 +450,14 @@ def test_a_gradient_that_is_no_number_stops_the_run_and_spoils_nothing(
     monkeypatch.setattr(Learner, 'step', step)
     arguments = ['train', str(bag), '--out', str(tmp_path), *settings('steps=8')]
     assert main(arguments) == 1
-    assert 'the gradient is' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    weights = tmp_path / WEIGHTS_NAME
+    assert 'the gradient is' in said and f'--init {weights} and another --out' in said
+    # Which can be done
+    monkeypatch.setattr(Learner, 'step', original)
+    slower = settings('steps=1', 'learning_rate=1e-5')
+    command = ['train', str(bag), '--out', str(tmp_path / 'new'), '--init', str(weights), *slower]
+    assert main(command) == 0
     state = run_state.RunState.load(tmp_path)
     assert state.steps == 2
     assert all(x.isfinite().all() for x in state.learner['model'].values())

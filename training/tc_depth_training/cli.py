@@ -12,6 +12,7 @@ from tc_depth_ros.network.checkpoint import WeightsError
 from tc_depth_training.config import ConfigError, DataConfig, presets
 from tc_depth_training.config_file import load_config
 from tc_depth_training.data.bag import BagError
+from tc_depth_training.guards import DivergenceError, TrainingError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from tc_depth_training.run_folder import CONFIG_NAME
+    from tc_depth_training.run_folder import CONFIG_NAME, WEIGHTS_NAME
     from tc_depth_training.train import train
 
     source, begun_with = arguments.config, arguments.out / CONFIG_NAME
@@ -41,7 +42,16 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.resume and source is None and begun_with.exists():
         source = begun_with
     config = load_config(source, _overrides(arguments))
-    train(arguments.bags, config, arguments.out, resume=arguments.resume)
+    try:
+        train(arguments.bags, config, arguments.out, resume=arguments.resume)
+    except DivergenceError as error:
+        weights = arguments.out / WEIGHTS_NAME
+        if not weights.exists():
+            raise
+        raise TrainingError(
+            f'{error}: --resume keeps learning_rate, so start a new run from it with '
+            f'--init {weights} and another --out'
+        ) from error
     return 0
 
 
