@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -23,12 +24,13 @@ import torch
 from tc_depth_ros.network.checkpoint import load_weights, read_weights_info
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS
 from tc_depth_training import run as run_module
-from tc_depth_training import run_state
+from tc_depth_training import run_folder, run_state
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
 from tc_depth_training.config import TrainingConfig
 from tc_depth_training.config_file import load_config
 from tc_depth_training.data.windows import Batch
+from tc_depth_training.guards import TrainingError
 from tc_depth_training.learner import Learner
 from tc_depth_training.odometry_trust import Distrusted, Findings
 from tc_depth_training.processes import Processes
@@ -469,6 +471,37 @@ def test_two_runs_do_not_share_a_folder(
     with held_folder(tmp_path):
         assert main(['train', str(bag), '--out', str(tmp_path), *settings('steps=8')]) == 2
     assert 'another run is at work' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('number', [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    others = tmp_path / f'.{STATE_NAME}.123.tmp'
+    others.touch()
+    monkeypatch.setattr(run_folder.fcntl, 'flock', failing_with(number))
+    with held_folder(tmp_path):
+        said = capsys.readouterr().out
+    assert f'the file system of {tmp_path} has no locks ([Errno {number}]' in said
+    assert others.exists()  # it may be at work
+
+
+def test_a_folder_whose_lock_fails_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder.fcntl, 'flock', failing_with(errno.EIO))
+    with pytest.raises(TrainingError, match='cannot be locked .*: choose'), held_folder(tmp_path):
+        pass
+
+
+def failing_with(number: int) -> Callable[..., None]:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return flock
 
 
 def test_weights_without_a_state_are_not_overwritten(
