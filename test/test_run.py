@@ -530,6 +530,16 @@ def test_odometry_to_learn_from_must_be_there(
     assert 'no window has odometry' in capsys.readouterr().err
 
 
+def test_a_batch_larger_than_the_bags_is_refused_with_what_to_lower(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['train', str(bag), '--out', str(tmp_path), *settings('batch_size=5000')]) == 1
+    assert '16 windows, fewer than one batch of 5000: lower batch_size' in capsys.readouterr().err
+    none = settings('data.time_steps_s=[2.0]', 'steps=1')
+    assert main(['train', str(bag), '--out', str(tmp_path), *none]) == 1
+    assert '0 windows, fewer than one batch of 2: run tc-depth inspect' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('precision', ['bfloat16', 'float16'])
 def test_networks_can_compute_in_half_precision(
     bag: Path, tmp_path: Path, undisturbed: Path, precision: str

@@ -204,7 +204,7 @@ def test_a_start_that_is_not_there_is_known_before_the_bags_are_read(
 ) -> None:
     command = ['train', 'no_bag', '--out', str(tmp_path / 'out'), '--init', 'nowhere.safetensors']
     assert main(command) == 1
-    assert 'nowhere.safetensors do not exist' in capsys.readouterr().err
+    assert 'init nowhere.safetensors does not exist: give --init' in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_stops_the_run(
@@ -244,6 +244,15 @@ def test_imagenet_weights_fit_the_encoder() -> None:
         (['train', 'nowhere'], 1, 'nowhere does not exist'),
         (['train', 'x', '--set', 'steps=many', '--set', 'colour=red'], 2, '2 mistakes'),
         (['train', 'x', '--config', 'nowhere.yaml'], 2, 'nowhere.yaml does not exist'),
+        (
+            ['train', 'x', '--config', '.'],
+            2,
+            '. is a folder: give a file, or the name of a preset',
+        ),
+        (['predict', 'x', '--out', 'x', '--weights', 'w'], 1, 'w do not exist: give --weights a'),
+        (['refine', 'x', '--out', 'x', '--weights', 'w'], 1, 'w do not exist: give --weights a'),
+        (['demo', '--weights', 'w'], 1, 'w do not exist: give --weights a'),
+        (['export', 'w', '--onnx', 'x'], 1, 'w do not exist: give WEIGHTS a'),
         (['predict', '--out', 'x'], 2, 'give a BAG'),
         (['predict', '--out', 'x', '--images', 'a.png'], 2, '--intrinsics'),
     ],

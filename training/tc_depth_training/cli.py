@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
+        _check_weights(arguments)
         status: int = arguments.run(arguments)
         return status
     except ConfigError as error:
@@ -177,6 +178,14 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
         'data.lidar_topic': arguments.lidar,
     }
     return [*(f'{key}={value}' for key, value in given.items() if value), *arguments.set]
+
+
+def _check_weights(arguments: argparse.Namespace) -> None:
+    """Name the option whose file is not there; what loads the file knows of no options."""
+    weights = getattr(arguments, 'weights', None)
+    if weights and not Path(weights).exists():
+        option = 'WEIGHTS' if arguments.run is _export else '--weights'
+        raise WeightsError(f'weights {weights} do not exist: give {option} a file that does')
 
 
 def _add_topics(parser: argparse.ArgumentParser) -> None:

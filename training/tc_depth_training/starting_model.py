@@ -158,9 +158,15 @@ def _training_model(
 
 
 def _start_file(config: TrainingConfig) -> Path | None:
-    if not config.init:
-        return None
-    return DEFAULT_WEIGHTS if config.init == DEFAULT else Path(config.init)
+    if config.init in ('', DEFAULT):
+        return DEFAULT_WEIGHTS if config.init else None
+    path = Path(config.init)
+    if not path.exists():
+        raise WeightsError(
+            f'init {path} does not exist: give --init (init in a configuration) a file that does, '
+            f"or '{DEFAULT}'"
+        )
+    return path
 
 
 def _load_imagenet(network: torch.nn.Module) -> None:
