@@ -605,7 +605,9 @@ def test_odometry_that_cannot_be_used_is_missed_only_where_it_is_needed(
 def test_without_odometry_a_bag_is_refused_where_poses_are_needed(bag, load, tmp_path) -> None:
     path = put_together(tmp_path / 'bare', [m for m in take_apart(bag) if m.topic != '/odom'])
     assert load(path).world_T_camera is None
-    with pytest.raises(BagError, match='no odom topic: record one'):
+    with pytest.raises(
+        BagError, match='no odom topic: record nav_msgs/Odometry, or .*pose: learned'
+    ):
         load(path, pose_required=True)
 
 

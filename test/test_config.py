@@ -108,10 +108,8 @@ def test_all_mistakes_are_listed_at_once_by_line(tmp_path: Path) -> None:
         "  run.yaml, line 7: width: unknown key; did you mean 'data.width'?",
         "  run.yaml, line 9: pose: should be 'learned', 'odometry' or 'both' (is 'magic')",
         "  run.yaml, line 10: validation: is a section, and needs lines of 'key: value' (is None)",
-        '  run.yaml, line 11: steps: should be a valid integer, unable to parse string as an '
-        "integer (is 'twenty')",
-        '  --set seed=x: seed: should be a valid integer, unable to parse string as an integer '
-        "(is 'x')",
+        "  run.yaml, line 11: steps: should be a whole number (is 'twenty')",
+        "  --set seed=x: seed: should be a whole number (is 'x')",
         '  --set loss.scales=[0, 9]: loss.scales.1: should be less than or equal to 3 (is 9)',
         '  --set data.x=2: data.x: unknown key',
         "  --set colour=red: colour: is a section, and needs lines of 'key: value' (is 'red')",
@@ -144,6 +142,15 @@ def test_settings_that_disagree_are_named_with_all_their_lines(tmp_path: Path) -
         (['steps'], "expected 'key=value'"),
         (['pose.kind=learned'], '--set pose.kind=learned: pose: should be .*.kind.: .learned'),
         (['steps=[1'], r"--set steps=\[1: expected ',' or ']'"),
+        (['data.time_steps_s=0.1'], r': should be a list: write \[0.1\] \(is 0.1\)'),
+        (['data.time_steps_s=0.1, 0.2'], r'should be a list: write \[0.1, 0.2\] \(is'),
+        (['data.image_topics=/a'], r'should be a list: write \[/a\] \(is'),
+        (['data.image_topics=null'], r'should be a list \(is None\)'),
+        (['data.image_topics=[3]'], r'image_topics.0: should be text \(is 3\)'),
+        (['loss.scales=[]'], r'should hold 1 or more \(is \[\]\)'),
+        (['save_every_epoch=maybe'], r"should be true or false \(is 'maybe'\)"),
+        (['steps=1.5'], r'should be a whole number \(is 1.5\)'),
+        (['learning_rate=fast'], r"should be a number \(is 'fast'\)"),
         (['data.time_steps_s=[0.1, 0]'], r'data\.time_steps_s\.1: should be greater than 0'),
     ],
 )
@@ -178,7 +185,12 @@ def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_configuration_that_is_neither_file_nor_preset_lists_the_presets() -> None:
     (line,) = mistakes(Path('large'))
-    assert 'large does not exist; there are the presets monodepth' in line
+    remedy = 'give a file, or the name of a preset (monodepth, paper, small, smoke)'
+    assert f'large does not exist: {remedy}' in line
+
+
+def test_a_folder_in_place_of_a_configuration_is_refused_by_name(tmp_path: Path) -> None:
+    assert 'is a folder: give a file, or the name of a preset' in mistakes(tmp_path)[0]
 
 
 # There and back

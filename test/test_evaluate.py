@@ -550,7 +550,7 @@ def failing(folder: Path, views: list[SyntheticView], kind: str) -> tuple[Path, 
         ('--lidar /nowhere', ["no lidar topic '/nowhere'", 'there are: none']),
         ('--odom /nowhere', ["no odom topic '/nowhere'", '/odom']),
         ('--max-depth 0.5', ['no depth between 0.001 and 0.5 m']),
-        ('--weights nowhere', ['nowhere do not exist']),
+        ('--weights nowhere', ['nowhere do not exist: give --weights a file']),
     ],
 )
 def test_what_cannot_be_scored_is_said_in_one_line(

@@ -6,14 +6,14 @@ import math
 
 import pytest
 
-from tc_depth_training.guards import PATIENCE_STEPS, CollapseGuard, TrainingError, check_finite
+from tc_depth_training.guards import PATIENCE_STEPS, CollapseGuard, DivergenceError, check_finite
 
 HEALTHY = {'disparity_spread': 0.4, 'translation': 0.02, 'auto_mask_share': 0.6}
 
 
 @pytest.mark.parametrize('loss', [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_the_run(loss: float) -> None:
-    with pytest.raises(TrainingError, match=f'{loss} at step 7.*lower learning_rate'):
+    with pytest.raises(DivergenceError, match=f'{loss} at step 7.*lower learning_rate'):
         check_finite('loss', loss, 7)
     check_finite('loss', 0.1, 7)
 

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from tc_depth_ros.predictor import DEFAULT_WEIGHTS
 from tc_depth_training import finish as finish_module
 from tc_depth_training import learner as learner_module
 from tc_depth_training import run as run_module
-from tc_depth_training import run_state
+from tc_depth_training import run_folder, run_state
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
 from tc_depth_training.config import TrainingConfig
@@ -218,6 +219,22 @@ def test_what_was_said_of_the_start_outlives_a_kill(
     train([bag], config, tmp_path / 'cut', resume=True)
     logs = [(tmp_path / folder / LOG_NAME).read_text() for folder in ('whole', 'cut')]
     assert logs[0] == logs[1] and '"step": 0' in logs[0]
+
+
+def test_the_weights_that_a_run_started_from_may_go_away(
+    bag: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = tmp_path / 'begin.safetensors'
+    shutil.copy(undisturbed / WEIGHTS_NAME, begin)
+    config = configured('steps=3', f'init={begin}', 'pose=both')
+    with monkeypatch.context() as patch:
+        cut_after(2, patch)
+        with pytest.raises(MemoryError):
+            train([bag], config, tmp_path / 'out')
+    begin.unlink()
+    assert train([bag], config, tmp_path / 'out', resume=True).finished
+    card = (tmp_path / 'out' / 'README.md').read_text()
+    assert 'begin.safetensors, whose terms it inherits. These were trained on room; ' in card
 
 
 def test_focal_lengths_found_at_the_start_are_told_and_learned_from(
@@ -415,6 +432,21 @@ def test_a_run_is_not_resumed_with_other_settings(
     assert 'batch_size' in said and 'seed' in said and 'steps' not in said.split('(')[1]
 
 
+def test_a_resumed_run_is_asked_for_the_changes_alone(
+    bag: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    shutil.copytree(undisturbed, out)
+    where = ['train', str(bag), '--out', str(out), '--resume']
+    assert main([*where, '--set', 'data.cache=ram', '--set', 'data.workers=1']) == 0
+    free = ('data.cache=ram', 'data.workers=1')
+    assert load_config(out / CONFIG_NAME) == configured('steps=8', *free)
+    capsys.readouterr()
+    assert main([*where, '--set', 'data.workers=0', '--set', 'steps=9', '--init', 'default']) == 2
+    assert "(init was '', is 'default'; steps was 8, is 9)" in capsys.readouterr().err
+    assert load_config(out / CONFIG_NAME) == configured('steps=8', *free)
+
+
 def test_a_run_is_not_resumed_with_other_bags(
     undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -490,7 +522,14 @@ def test_a_gradient_that_is_no_number_stops_the_run_and_spoils_nothing(
     monkeypatch.setattr(Learner, 'step', step)
     arguments = ['train', str(bag), '--out', str(tmp_path), *settings('steps=8')]
     assert main(arguments) == 1
-    assert 'the gradient is' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    weights = tmp_path / WEIGHTS_NAME
+    assert 'the gradient is' in said and f'--init {weights} and another --out' in said
+    # Which can be done
+    monkeypatch.setattr(Learner, 'step', original)
+    slower = settings('steps=1', 'learning_rate=1e-5')
+    command = ['train', str(bag), '--out', str(tmp_path / 'new'), '--init', str(weights), *slower]
+    assert main(command) == 0
     state = run_state.RunState.load(tmp_path)
     assert state.steps == 2
     assert all(x.isfinite().all() for x in state.learner['model'].values())
@@ -537,6 +576,37 @@ def test_two_runs_do_not_share_a_folder(
     assert 'another run is at work' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('number', [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    others = tmp_path / f'.{STATE_NAME}.123.tmp'
+    others.touch()
+    monkeypatch.setattr(run_folder.fcntl, 'flock', failing_with(number))
+    with held_folder(tmp_path):
+        said = capsys.readouterr().out
+    assert f'the file system of {tmp_path} has no locks ([Errno {number}]' in said
+    assert others.exists()  # it may be at work
+
+
+def test_a_folder_whose_lock_fails_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder.fcntl, 'flock', failing_with(errno.EIO))
+    with pytest.raises(TrainingError, match='cannot be locked .*: choose'), held_folder(tmp_path):
+        pass
+
+
+def failing_with(number: int) -> Callable[..., None]:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return flock
+
+
 def test_weights_without_a_state_are_not_overwritten(
     bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -561,6 +631,16 @@ def test_odometry_to_learn_from_must_be_there(
     arguments = ['train', str(poor), '--out', str(tmp_path / 'out')]
     assert main([*arguments, *settings('steps=2', 'pose=both')]) == 1
     assert 'no window has odometry' in capsys.readouterr().err
+
+
+def test_a_batch_larger_than_the_bags_is_refused_with_what_to_lower(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['train', str(bag), '--out', str(tmp_path), *settings('batch_size=5000')]) == 1
+    assert '16 windows, fewer than one batch of 5000: lower batch_size' in capsys.readouterr().err
+    none = settings('data.time_steps_s=[2.0]', 'steps=1')
+    assert main(['train', str(bag), '--out', str(tmp_path), *none]) == 1
+    assert '0 windows, fewer than one batch of 2: run tc-depth inspect' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('precision', ['bfloat16', 'float16'])

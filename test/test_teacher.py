@@ -88,7 +88,7 @@ def test_a_teacher_that_is_not_there_is_named_before_bags_are_read(tmp_path: Pat
     with pytest.raises(WeightsError, match='save_every_epoch'):
         Teacher(tmp_path)
     config = load_config(None, [f'teacher={tmp_path / "nobody.safetensors"}'])
-    with pytest.raises(WeightsError, match='nobody.safetensors do not exist'):
+    with pytest.raises(WeightsError, match='nobody.safetensors does not exist: set teacher to'):
         train([tmp_path / 'no_bag'], config, tmp_path / 'out')
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from tc_depth_ros.network.checkpoint import load_weights
 from tc_depth_training.bag_writer import write_bag
-from tc_depth_training.run_folder import LOG_NAME, WEIGHTS_NAME
+from tc_depth_training.config_file import load_config
+from tc_depth_training.run_folder import CONFIG_NAME, LOG_NAME, WEIGHTS_NAME
 from tc_depth_training.run_state import RunState
 from tc_depth_training.synthetic import render_recording
 
@@ -51,7 +53,14 @@ def command(bag: Path, out: Path) -> list[str]:
     return ['-m', 'tc_depth_training.cli', 'train', str(bag), '--out', str(out), *settings]
 
 
-def started(arguments: list[str], cache: Path) -> subprocess.Popen[str]:
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def started(arguments: list[str], cache: Path, **variables: str) -> subprocess.Popen[str]:
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / 'training')])
     environment = {
         **os.environ,
@@ -59,6 +68,7 @@ def started(arguments: list[str], cache: Path) -> subprocess.Popen[str]:
         'OMP_NUM_THREADS': '1',
         'XDG_CACHE_HOME': str(cache),
         'GLOO_SOCKET_IFNAME': 'lo',
+        **variables,
     }
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -122,9 +132,7 @@ def test_two_processes_on_one_machine_equal_one(bag: Path, tmp_path: Path, alone
 
 
 def test_two_machines_equal_one(bag: Path, tmp_path: Path, alone: Path) -> None:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     launcher = ['-m', 'torch.distributed.run', '--nnodes=2', '--nproc-per-node=1', '--rdzv-id=x']
     launcher += ['--rdzv-backend=c10d', f'--rdzv-endpoint=127.0.0.1:{port}']
     machines = [
@@ -133,3 +141,20 @@ def test_two_machines_equal_one(bag: Path, tmp_path: Path, alone: Path) -> None:
     ]
     finish(*machines)
     assert_alike(tmp_path / 'out', alone)
+
+
+def test_resumed_the_first_process_alone_needs_the_folder(
+    bag: Path, tmp_path: Path, alone: Path
+) -> None:
+    """Its settings, which are not said again, reach a machine that cannot see it."""
+    out = tmp_path / 'out'
+    shutil.copytree(alone, out)
+    rank = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port())}
+    resume = ['-m', 'tc_depth_training.cli', 'train', str(bag), '--resume']
+    resume += ['--set', 'data.cache=ram', '--out']
+    finish(
+        started([*resume, str(out)], tmp_path / 'cache_0', RANK='0', **rank),
+        started([*resume, str(tmp_path / 'nowhere')], tmp_path / 'cache_1', RANK='1', **rank),
+    )
+    assert load_config(out / CONFIG_NAME).data.cache == 'ram'
+    assert not (tmp_path / 'nowhere').exists()

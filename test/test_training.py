@@ -24,6 +24,8 @@ from tc_depth_ros.network.checkpoint import (
     load_weights,
     save_weights,
 )
+from tc_depth_ros.network.config import PoseNetConfig
+from tc_depth_ros.network.pose import PoseNet
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor
 from tc_depth_training import train as training
 from tc_depth_training.bag_writer import write_bag
@@ -32,7 +34,12 @@ from tc_depth_training.config import TrainingConfig
 from tc_depth_training.config_file import load_config
 from tc_depth_training.data.bag import Bag
 from tc_depth_training.pretrained import PACKAGE, imagenet_file
-from tc_depth_training.starting_model import network_dtype, starting_model
+from tc_depth_training.starting_model import (
+    network_dtype,
+    resumed_model,
+    start_info,
+    starting_model,
+)
 from tc_depth_training.step import TrainingModel
 from tc_depth_training.synthetic import render_recording
 
@@ -163,6 +170,22 @@ def test_a_run_can_start_from_the_embedded_weights(bag: Path, tmp_path: Path) ->
         assert torch.equal(value, embedded[name]), name
 
 
+@pytest.mark.parametrize('encoder', ['efficientnet_lite0', 'resnet18'])
+def test_resumed_networks_are_those_of_the_start(tmp_path: Path, encoder: str) -> None:
+    """Its pose network, which no setting says, among them."""
+    embedded, file = load_weights(DEFAULT_WEIGHTS), tmp_path / 'w.safetensors'
+    pose = PoseNetConfig(encoder)
+    save_weights(file, embedded.network, replace(embedded.info, pose=pose), PoseNet(pose))
+    config = load_config(None, [f'init={file}'])
+    started, info = starting_model(config), start_info(config)
+    file.unlink()
+    shapes, expected = (
+        {name: value.shape for name, value in model.state_dict().items()}
+        for model in (resumed_model(config, info), started)
+    )
+    assert shapes == expected
+
+
 @pytest.mark.parametrize(
     ('more', 'words'),
     [
@@ -181,7 +204,7 @@ def test_a_start_that_is_not_there_is_known_before_the_bags_are_read(
 ) -> None:
     command = ['train', 'no_bag', '--out', str(tmp_path / 'out'), '--init', 'nowhere.safetensors']
     assert main(command) == 1
-    assert 'nowhere.safetensors do not exist' in capsys.readouterr().err
+    assert 'init nowhere.safetensors does not exist: give --init' in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_stops_the_run(
@@ -198,7 +221,8 @@ def test_a_loss_that_is_no_number_stops_the_run(
         ['train', str(bag), '--out', str(tmp_path), *settings('steps=3', 'pose=odometry')]
     )
     assert status == 1
-    assert 'nan at step 1' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'nan at step 1' in said and '--init' not in said  # there is nothing to go on from
     assert not (tmp_path / 'weights.safetensors').exists()
 
 
@@ -220,6 +244,15 @@ def test_imagenet_weights_fit_the_encoder() -> None:
         (['train', 'nowhere'], 1, 'nowhere does not exist'),
         (['train', 'x', '--set', 'steps=many', '--set', 'colour=red'], 2, '2 mistakes'),
         (['train', 'x', '--config', 'nowhere.yaml'], 2, 'nowhere.yaml does not exist'),
+        (
+            ['train', 'x', '--config', '.'],
+            2,
+            '. is a folder: give a file, or the name of a preset',
+        ),
+        (['predict', 'x', '--out', 'x', '--weights', 'w'], 1, 'w do not exist: give --weights a'),
+        (['refine', 'x', '--out', 'x', '--weights', 'w'], 1, 'w do not exist: give --weights a'),
+        (['demo', '--weights', 'w'], 1, 'w do not exist: give --weights a'),
+        (['export', 'w', '--onnx', 'x'], 1, 'w do not exist: give WEIGHTS a'),
         (['predict', '--out', 'x'], 2, 'give a BAG'),
         (['predict', '--out', 'x', '--images', 'a.png'], 2, '--intrinsics'),
     ],

@@ -12,6 +12,7 @@ from tc_depth_ros.network.checkpoint import WeightsError
 from tc_depth_training.config import ConfigError, DataConfig, presets
 from tc_depth_training.config_file import load_config
 from tc_depth_training.data.bag import BagError
+from tc_depth_training.guards import DivergenceError, TrainingError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
+        _check_weights(arguments)
         status: int = arguments.run(arguments)
         return status
     except ConfigError as error:
@@ -33,15 +35,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from tc_depth_training.run_folder import CONFIG_NAME
+    from tc_depth_training.run_folder import CONFIG_NAME, WEIGHTS_NAME
     from tc_depth_training.train import train
 
-    source, overrides = arguments.config, _overrides(arguments)
-    if arguments.resume and not (source or overrides):
-        begun_with = arguments.out / CONFIG_NAME
-        source = begun_with if begun_with.exists() else None
-    config = load_config(source, overrides)
-    train(arguments.bags, config, arguments.out, resume=arguments.resume)
+    source, begun_with = arguments.config, arguments.out / CONFIG_NAME
+    # Only the first of several processes need find the folder: it tells the others its settings
+    if arguments.resume and source is None and begun_with.exists():
+        source = begun_with
+    config = load_config(source, _overrides(arguments))
+    try:
+        train(arguments.bags, config, arguments.out, resume=arguments.resume)
+    except DivergenceError as error:
+        weights = arguments.out / WEIGHTS_NAME
+        if not weights.exists():
+            raise
+        raise TrainingError(
+            f'{error}: --resume keeps learning_rate, so start a new run from it with '
+            f'--init {weights} and another --out'
+        ) from error
     return 0
 
 
@@ -167,6 +178,14 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
         'data.lidar_topic': arguments.lidar,
     }
     return [*(f'{key}={value}' for key, value in given.items() if value), *arguments.set]
+
+
+def _check_weights(arguments: argparse.Namespace) -> None:
+    """Name the option whose file is not there; what loads the file knows of no options."""
+    weights = getattr(arguments, 'weights', None)
+    if weights and not Path(weights).exists():
+        option = 'WEIGHTS' if arguments.run is _export else '--weights'
+        raise WeightsError(f'weights {weights} do not exist: give {option} a file that does')
 
 
 def _add_topics(parser: argparse.ArgumentParser) -> None:

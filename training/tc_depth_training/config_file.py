@@ -8,6 +8,7 @@ its line.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -139,9 +140,11 @@ def _source(source: Path | None) -> _Entry:
     if not source.is_file() and str(source) in presets():
         place = _Place(0, 0, 'configuration')
         return _Entry({'preset': _Entry(str(source), place)}, place)
-    if not source.exists():
+    if source.is_dir() or not source.exists():
+        what = 'is a folder' if source.is_dir() else 'does not exist'
         raise ConfigError(
-            f'configuration {source} does not exist; there are the presets {", ".join(presets())}'
+            f'configuration {source} {what}: give a file, or the name of a preset '
+            f'({", ".join(presets())})'
         )
     return _file(source, lambda line: _Place(0, line, f'{source}, line {line}'))
 
@@ -232,6 +235,18 @@ def _plain(scalar: Any) -> Any:
 
 # Mistakes
 
+# In place of pydantic's, which are Python's
+WORDS = {
+    'bool_type': 'should be true or false',
+    'bool_parsing': 'should be true or false',
+    'int_type': 'should be a whole number',
+    'int_parsing': 'should be a whole number',
+    'int_from_float': 'should be a whole number',
+    'float_type': 'should be a number',
+    'float_parsing': 'should be a number',
+    'string_type': 'should be text',
+}
+
 
 def _by_place(mistake: tuple[_Place, str]) -> tuple[int, int]:
     return mistake[0].source, mistake[0].line
@@ -242,8 +257,12 @@ def _mistake(details: ErrorDetails, given: _Entry) -> tuple[_Place, str]:
     location = details['loc']
     key = '.'.join(str(part) for part in location)
     message = details['msg'].removeprefix('Value error, ').replace('Input should be', 'should be')
-    shown = f'{message} (is {details["input"]!r})'
+    shown = f'{WORDS.get(details["type"], message)} (is {details["input"]!r})'
     match details['type']:
+        case 'tuple_type':
+            shown = f'should be a list{_as_list(details["input"])} (is {details["input"]!r})'
+        case 'too_short':
+            shown = f'should hold {details["ctx"]["min_length"]} or more (is {details["input"]!r})'
         case 'extra_forbidden':
             shown = f'unknown key{_suggestion(location)}'
         case 'model_type':
@@ -252,6 +271,14 @@ def _mistake(details: ErrorDetails, given: _Entry) -> tuple[_Place, str]:
             section = given.at(location)
             return _places(section, details['ctx']['fields']), message
     return given.at(location).place, f'{key}: {shown}'
+
+
+def _as_list(given: Any) -> str:
+    """How a single value, or several without brackets, are written as a list."""
+    if given is None or isinstance(given, dict):
+        return ''
+    items = re.split(r'[,;\s]+', str(given))
+    return f': write [{", ".join(items)}]'
 
 
 def _places(section: _Entry, fields: Sequence[str]) -> _Place:

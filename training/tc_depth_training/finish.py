@@ -9,12 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tc_depth_ros.network.checkpoint import (
-    WeightsInfo,
-    load_weights,
-    read_weights_info,
-    save_weights,
-)
+from tc_depth_ros.network.checkpoint import WeightsInfo, load_weights, save_weights
 from tc_depth_training.data.windows import WindowDataset
 from tc_depth_training.examination import examine
 from tc_depth_training.provenance import with_odometry
@@ -26,7 +21,6 @@ from tc_depth_training.scale_fit import (
     fit_scale,
     measure_motion_ratios,
 )
-from tc_depth_training.starting_model import start_file
 from tc_depth_training.step import FocalFactor, TrainingModel
 from tc_depth_training.summary import RunSummary
 from tc_depth_training.validation import NEWEST, judge, read_batches, spread_windows
@@ -77,8 +71,7 @@ def finish(run: Run, out: Path, stopped: str) -> None:
         run.duration_s,
     )
     write_run_report(out, summary, history)
-    start = start_file(run.config)
-    write_model_card(out, summary, file.name, read_weights_info(start) if start else None)
+    write_model_card(out, summary, file.name, run.start)
 
 
 def with_scale(

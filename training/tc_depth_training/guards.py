@@ -13,9 +13,13 @@ class TrainingError(RuntimeError):
     """A run that cannot go on; the message names the step and the remedy."""
 
 
+class DivergenceError(TrainingError):
+    """A loss or a gradient that is no number; with the same settings it comes again."""
+
+
 @dataclass(frozen=True)
 class Symptom:
-    """A figure of the log, the bounds that it keeps in a healthy run, and what to do."""
+    """A figure of the log, the bounds that it keeps in a healthy run, and what to do next time."""
 
     figure: str
     low: float
@@ -28,22 +32,23 @@ SYMPTOMS = (
         'disparity_spread',
         1e-3,
         math.inf,
-        'depth is the same everywhere: lower learning_rate, or start from trained weights '
-        '(init: default)',
+        'depth is the same everywhere: begin a new run with a lower learning_rate, or from '
+        'trained weights (init: default)',
     ),
     Symptom(
         'translation',
         1e-5,
         math.inf,
-        'the camera seems to stand still: choose longer data.time_steps_s, or take the motion '
-        'from odometry (pose: both)',
+        'the camera seems to stand still: begin a new run with longer data.time_steps_s, or take '
+        'the motion from odometry (pose: both)',
     ),
     Symptom(
         'auto_mask_share',
         0.05,
         0.95,
         'the photometric loss uses (almost) nothing or everything: check K and the poses with '
-        'tc-depth inspect, and choose data.time_steps_s so that the image moves by some pixels',
+        'tc-depth inspect, and begin a new run with data.time_steps_s in which the image moves by '
+        'some pixels',
     ),
 )
 
@@ -55,9 +60,9 @@ def limits(figure: str) -> tuple[float, ...]:
 
 
 def check_finite(what: str, value: float, step: int) -> None:
-    """Raise TrainingError where a loss or a gradient is no number; steps count from 1."""
+    """Raise DivergenceError where a loss or a gradient is no number; steps count from 1."""
     if not math.isfinite(value):
-        raise TrainingError(
+        raise DivergenceError(
             f'the {what} is {value} at step {step}: lower learning_rate, and check K and the '
             'poses with tc-depth inspect; what was saved before is kept'
         )

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tc_depth_ros.network.checkpoint import save_weights
+from tc_depth_ros.network.checkpoint import WeightsInfo, save_weights
 from tc_depth_training.config import ConfigError, TrainingConfig
 from tc_depth_training.data.augmentation import augment, draw
 from tc_depth_training.data.loader import EpochSampler, open_loader
@@ -66,11 +66,13 @@ class Run:
         model: TrainingModel,
         processes: Processes,
         teacher: Teacher | None = None,
+        start: WeightsInfo | None = None,
     ) -> None:
         """
         Begin a run.
 
         :param model: as it starts, the same in all processes
+        :param start: what the weights that it began with say of themselves
         """
         self.config, self.data, self.processes = config, data, processes
         if config.fit_focal_length:
@@ -80,6 +82,7 @@ class Run:
         self.steps_done = 0
         self.best = Best()
         self._judged_after: int | None = None  # steps
+        self.start = start
         self._teacher = teacher
         self.held_out = data.held_out  # of that, what no distrusted odometry spoils
         self._judged = np.ones(len(data.held_out), dtype=np.bool_)
@@ -281,6 +284,7 @@ class Run:
             self.best,
             self._judged_after,
             tuple(astuple(stretch) for stretch in self._distrusted),
+            self.start,
             self.data.keys,
             self.config.model_dump_json(),
             self.duration_s,

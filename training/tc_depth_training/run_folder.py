@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from pydantic import ValidationError
 
@@ -20,12 +22,15 @@ LOCK_NAME = '.lock'
 # May differ between the parts of a run: they say where and how, not what is learned
 FREE_SETTINGS = ('data.cache', 'data.cache_dir', 'data.workers', 'data.start_method', 'device')
 FREE_SECTIONS = ('watch.',)
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # as of Lustre, and some NFS
 
 
 @contextmanager
 def held_folder(out: Path) -> Iterator[None]:
     """
     Make a run's folder and keep it from other runs, until the end or the death of the process.
+
+    Where its file system has no locks, that is said, and nothing keeps it.
 
     :raises TrainingError: nothing can be written there
     :raises ConfigError: another run is at work there
@@ -34,14 +39,9 @@ def held_folder(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / LOCK_NAME).open('a')
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f'another run is at work in {out}: wait for it, or choose another --out'
-            ) from error
-        for left in out.glob('.*.tmp'):  # by a process that was killed while it wrote
-            left.unlink()
+        if _lock(lock, out):  # else it may be another's that is at work
+            for left in out.glob('.*.tmp'):  # by a process that was killed while it wrote
+                left.unlink()
         yield
 
 
@@ -71,16 +71,39 @@ def find_state(out: Path, config: TrainingConfig, resume: bool) -> RunState | No
         ) from error
     before, now = flat_settings(begun_with), flat_settings(config)
     changed = [
-        f'{key} was {before[key]}, is {now[key]}'
+        f'{key} was {before[key]!r}, is {now[key]!r}'
         for key in differences(begun_with, config)
         if key not in FREE_SETTINGS and not key.startswith(FREE_SECTIONS)
     ]
     if changed:
         raise ConfigError(
             f'the run in {out} was begun with other settings ({"; ".join(changed)}): resume '
-            'without --config and --set, or choose another --out'
+            'without these (the rest of its settings need not be given again), or choose another '
+            '--out'
         )
     return state
+
+
+def _lock(file: IO[str], out: Path) -> bool:
+    """Whether the file system has locks; raises where another process has this one."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(
+            f'another run is at work in {out}: wait for it, or choose another --out'
+        ) from error
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise TrainingError(
+                f'{out / LOCK_NAME} cannot be locked ({error}): choose another --out'
+            ) from error
+        print(
+            f'warning: the file system of {out} has no locks ({error}), so nothing keeps a second '
+            'run out of it: start none there',
+            flush=True,
+        )
+        return False
+    return True
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tc_depth_ros.network.checkpoint import WeightsInfo
 from tc_depth_training import __version__
 from tc_depth_training.config import ConfigError
 from tc_depth_training.files import write_atomically
@@ -37,6 +38,7 @@ class RunState:
     best: Best
     judged_after: int | None  # steps, when the weights were judged last; None: never yet
     distrusted: tuple[tuple[int, int, int, int], ...]  # odometry, see odometry_trust.Distrusted
+    start: WeightsInfo | None  # of the weights that it began with, which may be gone by now
     data: tuple[str, ...]  # what each recording's frames are known by
     config: str  # JSON
     duration_s: float
@@ -44,7 +46,8 @@ class RunState:
     def save(self, folder: Path) -> None:
         """Write to a run's folder; a crash on the way leaves the state before it."""
         buffer = io.BytesIO()
-        stored = {**vars(self), 'best': asdict(self.best)}
+        start = self.start.to_json() if self.start else ''
+        stored = {**vars(self), 'best': asdict(self.best), 'start': start}
         torch.save({'format': FORMAT, 'version': __version__, **stored}, buffer)
         write_atomically(folder / STATE_NAME, buffer.getbuffer())
 
@@ -63,7 +66,8 @@ class RunState:
             if stored.pop('format') != FORMAT:
                 raise ValueError(f'format {FORMAT} is expected')
             stored.pop('version')
-            return cls(**{**stored, 'best': Best(**stored['best'])})
+            start = WeightsInfo.from_json(stored['start']) if stored['start'] else None
+            return cls(**{**stored, 'best': Best(**stored['best']), 'start': start})
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigError(
                 f'{path} is of another version ({error}): begin anew with another --out'

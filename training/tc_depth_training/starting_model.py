@@ -1,4 +1,4 @@
-"""Networks as they are before the first step: from other weights, from ImageNet, or fresh."""
+"""Networks before the first step, from other weights, ImageNet, or fresh; and on --resume."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import torch
 
 from tc_depth_ros.geometry.depth import disparity_from_depth
 from tc_depth_ros.network.build import DepthNetwork, build_network
-from tc_depth_ros.network.checkpoint import Weights, WeightsError, load_weights
+from tc_depth_ros.network.checkpoint import (
+    Weights,
+    WeightsError,
+    WeightsInfo,
+    load_weights,
+    read_weights_info,
+)
 from tc_depth_ros.network.config import DepthConfig, PoseNetConfig
 from tc_depth_ros.network.encoder import EfficientNetLite0
 from tc_depth_ros.network.pose import PoseNet
@@ -43,25 +49,31 @@ def starting_model(config: TrainingConfig, device: torch.device | None = None) -
         pose_net = None
     elif pose_net is None:
         pose_net = fresh_pose_net(config.network)
-    return TrainingModel(
-        network,
-        pose_net,
-        config.loss,
-        pose=config.pose,
-        network_dtype=network_dtype(config.precision, device or torch.device('cpu')),
-    )
+    return _training_model(config, network, pose_net, device)
 
 
-def start_file(config: TrainingConfig) -> Path | None:
-    """Weights file that a run starts from; None: it starts afresh."""
-    if not config.init:
-        return None
-    return DEFAULT_WEIGHTS if config.init == DEFAULT else Path(config.init)
+def resumed_model(
+    config: TrainingConfig, start: WeightsInfo | None, device: torch.device | None = None
+) -> TrainingModel:
+    """
+    Build what a run's state is loaded into; no file is asked for its weights.
+
+    :param start: what the weights that the run started from said of themselves
+    """
+    pose = start.pose if start and start.pose else pose_structure(config.network)
+    pose_net = None if config.pose == 'odometry' else PoseNet(pose)
+    return _training_model(config, build_network(config.network.structure()), pose_net, device)
+
+
+def start_info(config: TrainingConfig) -> WeightsInfo | None:
+    """What the weights that a run starts from say of themselves; None: it starts afresh."""
+    path = _start_file(config)
+    return read_weights_info(path) if path else None
 
 
 def load_start(config: TrainingConfig) -> Weights | None:
     """Load the weights that a run starts from; None: it starts afresh."""
-    path = start_file(config)
+    path = _start_file(config)
     if path is None:
         return None
     loaded = load_weights(path)
@@ -85,12 +97,17 @@ def fresh_network(config: NetworkConfig) -> DepthNetwork:
 
 
 def fresh_pose_net(config: NetworkConfig) -> PoseNet:
-    """Build the pose network that goes with a depth network."""
-    resnet = config.name in ('paper', 'monodepth2')
-    pose_net = PoseNet(PoseNetConfig('resnet18' if resnet else 'efficientnet_lite0'))
+    """Build a pose network that has seen no more than ImageNet."""
+    pose_net = PoseNet(pose_structure(config))
     if config.imagenet:
         _load_imagenet(pose_net)
     return pose_net
+
+
+def pose_structure(config: NetworkConfig) -> PoseNetConfig:
+    """Which pose network goes with a depth network."""
+    resnet = config.name in ('paper', 'monodepth2')
+    return PoseNetConfig('resnet18' if resnet else 'efficientnet_lite0')
 
 
 def start_at_depth(network: DepthNetwork, depth: float) -> None:
@@ -123,6 +140,33 @@ def network_dtype(precision: str, device: torch.device) -> torch.dtype:
         return torch.float32
     has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.bfloat16 if has_bfloat16 else torch.float16
+
+
+def _training_model(
+    config: TrainingConfig,
+    network: DepthNetwork,
+    pose_net: PoseNet | None,
+    device: torch.device | None,
+) -> TrainingModel:
+    return TrainingModel(
+        network,
+        pose_net,
+        config.loss,
+        pose=config.pose,
+        network_dtype=network_dtype(config.precision, device or torch.device('cpu')),
+    )
+
+
+def _start_file(config: TrainingConfig) -> Path | None:
+    if config.init in ('', DEFAULT):
+        return DEFAULT_WEIGHTS if config.init else None
+    path = Path(config.init)
+    if not path.exists():
+        raise WeightsError(
+            f'init {path} does not exist: give --init (init in a configuration) a file that does, '
+            f"or '{DEFAULT}'"
+        )
+    return path
 
 
 def _load_imagenet(network: torch.nn.Module) -> None:

@@ -30,6 +30,11 @@ class Teacher:
             of the same epoch then teaches, as in the paper
         :raises WeightsError: there is none, or it cannot be used
         """
+        if not path.exists():
+            raise WeightsError(
+                f'teacher {path} does not exist: set teacher to weights that do, or to the folder '
+                'of a run with save_every_epoch: true'
+            )
         self._device = device
         self._files = [path]
         if path.is_dir():

@@ -24,7 +24,7 @@ from tc_depth_training.run_folder import (
     held_folder,
     writing,
 )
-from tc_depth_training.starting_model import starting_model
+from tc_depth_training.starting_model import resumed_model, start_info, starting_model
 from tc_depth_training.teacher import Teacher, epoch_file
 from tc_depth_training.training_data import load_training_data
 from tc_depth_training.validation import Score
@@ -77,15 +77,19 @@ def _prepare(
     bags: Sequence[Path], config: TrainingConfig, out: Path, processes: Processes, *, resume: bool
 ) -> Run:
     """Read and build all that a run needs; what is wrong shows in the order of its price."""
+    config = processes.from_main(config)  # on --resume it alone may have found the run's own
     share_of_batch(config.batch_size, processes.count)
     state = find_state(out, config, resume) if processes.is_main else None
     state = processes.from_main(state)
     teacher = Teacher(Path(config.teacher), processes.device) if config.teacher else None
     torch.manual_seed(config.seed)
-    model = starting_model(config, processes.device)
+    if state is None:
+        start, model = start_info(config), starting_model(config, processes.device)
+    else:
+        start, model = state.start, resumed_model(config, state.start, processes.device)
     data = load_training_data(bags, config, quiet=not processes.is_main)
     _check_same(processes.gather(data.keys))
-    run = Run(config, data, model, processes, teacher)
+    run = Run(config, data, model, processes, teacher, start)
     if state is not None:
         run.go_on_from(state)
     if processes.is_main:

@@ -77,9 +77,11 @@ def load_training_data(
             'of a frame that /tf_static and /tf link to it, or train with pose: learned'
         )
     if count < config.batch_size:
+        smaller = 'lower batch_size, or ' if count else ''
         raise BagError(
             f'the bags give {count} windows, fewer than one batch of {config.batch_size}: '
-            'run tc-depth inspect BAG to see why, or change data.time_steps_s'
+            f'{smaller}run tc-depth inspect BAG to see why they are few, and change '
+            'data.time_steps_s'
         )
     if count < FEW_WINDOWS and not quiet:
         print(

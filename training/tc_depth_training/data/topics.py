@@ -53,6 +53,12 @@ class CameraTopics:
         return self.image, self.camera_info
 
 
+# Where a bag has no topic of a kind
+REMEDIES = {
+    'odom': 'record nav_msgs/Odometry, or take the motion from a network (pose: learned)',
+}
+
+
 def choose(path: Path, kind: str, names: list[str], wanted: str) -> str:
     """
     Take the topic named, or the only one there is.
@@ -68,7 +74,7 @@ def choose(path: Path, kind: str, names: list[str], wanted: str) -> str:
         raise BagError(
             f'{path} has {len(names)} {kind} topics ({listed}): choose one with {option} TOPIC'
             if names
-            else f'{path} has no {kind} topic: record one'
+            else f'{path} has no {kind} topic: {REMEDIES.get(kind, "record one")}'
         )
     return wanted or names[0]
 
