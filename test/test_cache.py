@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -208,28 +209,69 @@ def test_one_byte_more_or_less_is_another_bag(bag, tmp_path) -> None:
     assert cache_key.cache_key(source) != first
 
 
-def test_of_a_large_bag_samples_and_its_time_make_the_key(bag, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(cache_key, 'HASHED_WHOLE', 5000)  # metadata.yaml alone
+@pytest.fixture
+def large(bag, tmp_path) -> Path:
+    """A bag beyond what is hashed whole: 70 MB behind an MCAP's beginning, and its end."""
     shutil.copytree(bag, tmp_path / 'room')
     data = tmp_path / 'room' / 'room.mcap'
-
-    (source,) = find_sources(tmp_path / 'room', Wanted(SIZE), False)
-
-    def key() -> str:
-        return cache_key.cache_key(source)
-
-    first = key()
-    assert key() == first
-    os.utime(data, ns=(0, 1))
-    second = key()
-    assert second != first
     with data.open('r+b') as file:
-        file.seek(-1000, os.SEEK_END)
-        byte = file.read(1)
-        file.seek(-1000, os.SEEK_END)
-        file.write(bytes([byte[0] ^ 1]))
-    os.utime(data, ns=(0, 1))
+        file.truncate(70 * 2**20)
+        file.seek(0, os.SEEK_END)
+        file.write((bag / 'room.mcap').read_bytes()[-10_000:])
+    return data
+
+
+def test_of_a_large_bag_sizes_edges_and_samples_make_the_key(bag, large, tmp_path) -> None:
+    (source,) = find_sources(bag, Wanted(SIZE), False)
+
+    def key(path: Path = large.parent) -> str:
+        return cache_key.cache_key(replace(source, bag=path))
+
+    first, size = key(), large.stat().st_size
+    os.utime(large, ns=(0, 1))
+    (large.parent / 'runs').mkdir()
+    (large.parent / 'runs' / 'last.pt').write_bytes(b'of a run, not of the bag')
+    shutil.copytree(large.parent, tmp_path / 'elsewhere')
+    assert key() == key(tmp_path / 'elsewhere') == first
+
+    between = cache_key.EDGE + (size - 2 * cache_key.EDGE) // (2 * (cache_key.BLOCKS // 2))
+    for place in (0, 2**20 - 1, between, size - 2**20, size - 1):
+        before = large.read_bytes()
+        with large.open('r+b') as file:
+            file.seek(place)
+            file.write(bytes([before[place] ^ 1]))
+        assert key() != first, place
+        large.write_bytes(before)
+    assert key() == first
+    large.write_bytes(large.read_bytes() + b'0')
+    assert key() != first
+    (large.parent / 'metadata.yaml').write_text('another')
+    second = key()
+    (large.parent / 'metadata.yaml').write_text('another, too')
     assert key() != second
+
+
+def test_of_a_bag_of_gigabytes_little_is_read(bag, tmp_path, monkeypatch) -> None:
+    (source,) = find_sources(bag, Wanted(SIZE), False)
+    for number in range(3):
+        with (tmp_path / f'{number}.mcap').open('wb') as file:
+            file.truncate(4 * 2**30)  # of holes
+    read, sha256 = [], hashlib.sha256
+
+    class Counted:
+        def __init__(self, data: bytes) -> None:
+            self._digest = sha256(data)
+
+        def update(self, data: bytes) -> None:
+            read.append(len(data))
+            self._digest.update(data)
+
+        def hexdigest(self) -> str:
+            return self._digest.hexdigest()
+
+    monkeypatch.setattr(hashlib, 'sha256', Counted)
+    cache_key.cache_key(replace(source, bag=tmp_path))
+    assert sum(read) < 12 * 2**20
 
 
 @pytest.mark.parametrize(
