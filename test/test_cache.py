@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -312,8 +314,6 @@ def load_and_count(bag: Path, root: str, results: multiprocessing.Queue) -> None
 
     def slow(*arguments):
         reads.append(1)
-        import time
-
         time.sleep(0.5)
         return read_bag(*arguments)
 
@@ -377,17 +377,47 @@ def test_a_cache_folder_that_cannot_be_made_is_named(bag, load, tmp_path) -> Non
         load(bag, cache_dir=str(tmp_path / 'file' / 'cache'))
 
 
-def test_what_a_killed_process_left_is_removed(bag, load, tmp_path) -> None:
-    (tmp_path / 'cache').mkdir()
-    host = os.uname().nodename
-    process = multiprocessing.get_context('fork').Process(target=int)
-    process.start()
-    process.join()
-    for owner, number in ((host, process.pid), (host, os.getppid()), ('elsewhere', 1)):
-        (tmp_path / 'cache' / f'.abc.{owner}.{number}.partial').mkdir()
+def build_and_halt(bag: Path, root: Path, begun: multiprocessing.Queue) -> None:
+    """In another process, as of another container: build, and stop amid the pass."""
+
+    def halt(*_: object) -> None:
+        begun.put(None)
+        time.sleep(60)
+
+    frame_sink.FileSink.append = halt
+    os.getpid = lambda: 1
+    socket.gethostname = lambda: 'elsewhere'
+    load_recordings([bag], DataConfig(height=32, width=48, cache_dir=str(root)), False, quiet=True)
+
+
+def test_what_is_being_built_stays_and_what_a_killed_process_left_is_removed(
+    bag, load, tmp_path
+) -> None:
+    """Neither host nor process number tells them apart: containers share the one or the other."""
+    context = multiprocessing.get_context('fork')
+    begun = context.Queue()
+    arguments = (bag, tmp_path / 'cache', begun)
+    builder = context.Process(target=build_and_halt, args=arguments, daemon=True)
+    builder.start()
+    begun.get(timeout=30)
+    (tmp_path / 'cache' / '.abc.partial').mkdir()
+    (being_built,) = set(kept(tmp_path)) - {'.abc.partial'}
     load(bag)
-    partial = [name for name in kept(tmp_path) if name.endswith('partial')]
-    assert partial == sorted([f'.abc.{host}.{os.getppid()}.partial', '.abc.elsewhere.1.partial'])
+    assert [name for name in kept(tmp_path) if name.endswith('partial')] == [being_built]
+    builder.kill()
+    builder.join()
+    load(bag, width=64)
+    assert not [name for name in kept(tmp_path) if name.endswith('partial')]
+
+
+def test_what_a_killed_process_left_of_the_same_bag_does_no_harm(
+    bag, load, tmp_path, passes
+) -> None:
+    expected = images_of(load(bag))
+    (folder,) = (tmp_path / 'cache').glob('room-*')
+    folder.rename(tmp_path / 'cache' / f'.{folder.name.removeprefix("room-")}.partial')
+    np.testing.assert_array_equal(images_of(load(bag)), expected)
+    assert kept(tmp_path) == [folder.name] and len(passes) == 2
 
 
 def test_the_size_is_said_before_and_meta_is_for_people(bag, load, tmp_path, capsys) -> None:

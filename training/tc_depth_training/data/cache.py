@@ -5,7 +5,7 @@ Recordings in memory, or decoded once and kept in a folder of the user's cache.
     <bag>-<key>/depth.f2      measured depth, (H, W) float16 in m, if there is any
     <bag>-<key>/index.npz     stamps, segments, intrinsics, poses
     <bag>-<key>/meta.json     where it came from, for people; its counts are checked on opening
-    <key>.lock                held by the process that builds it
+    <key>.lock                held by the process that builds it, in .<key>.partial
 
 The key is of what the bag contains, so a bag that moves or is copied is not read again. A folder
 appears whole or not at all.
@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import shutil
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -137,6 +136,8 @@ def _announce(source: Source, where: str, quiet: bool) -> None:
 
 
 def _build(source: Source, root: Path, key: str, quiet: bool) -> None:
+    work = root / f'.{key}{PARTIAL}'
+    shutil.rmtree(work, ignore_errors=True)  # a leftover: this process holds the lock
     _remove_leftovers(root)
     _announce(source, f'kept in {root}', quiet)
     needed, free = needed_bytes(source), shutil.disk_usage(root).free
@@ -146,7 +147,6 @@ def _build(source: Source, root: Path, key: str, quiet: bool) -> None:
             f'free: {REMEDY}'
         )
     bag_name = source.bag.resolve().name
-    work = root / f'.{key}.{socket.gethostname()}.{os.getpid()}{PARTIAL}'
     try:
         work.mkdir()
         with FileSink(work / FRAMES) as frames, FileSink(work / DEPTH) as depths:
@@ -161,31 +161,30 @@ def _build(source: Source, root: Path, key: str, quiet: bool) -> None:
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Remove what processes of this host left that were killed while they built."""
-    for folder in root.glob(f'.*.{socket.gethostname()}.*{PARTIAL}'):
-        process = folder.name.removesuffix(PARTIAL).rpartition('.')[2]
-        if process.isdecimal() and not _is_alive(int(process)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # of another user
-        return True
-    return True
+    """Remove what was not built to its end: what no process holds the lock of."""
+    for folder in root.glob(f'.*{PARTIAL}'):
+        key = folder.name.split('.')[1]
+        # A leftover of another user is not ours to remove
+        with suppress(PermissionError), (root / f'{key}.lock').open('a') as file:
+            if _lock_if_free(file):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def _locked(path: Path, source: Source, quiet: bool) -> Iterator[None]:
     """Hold a lock that ends with the process, however it ends."""
     with path.open('a') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock_if_free(file):
             if not quiet:
                 print(f'{source.name}: another process is reading it; waiting', flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _lock_if_free(file: TextIO) -> bool:
+    """Lock an open file until it is closed, unless somebody else does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

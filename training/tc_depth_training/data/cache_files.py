@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ def write_index(
 
 def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Write arrays to a file that appears whole or not at all."""
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    partial = path.with_name(f'.{path.name}.{uuid4().hex}.partial')
     try:
         with partial.open('wb') as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # keywords, not allow_pickle
