@@ -6,10 +6,10 @@ large file the beginning, the end, and blocks spread evenly between. Neither pat
 so a copy, a bag that was moved or touched, and the same bag on another machine have one key.
 
 Noticed: whatever changes a size, and whatever was recorded, cut, filtered, compressed or converted
-anew. An MCAP ends with its summary (counts, times and places of the chunks) and the summary's CRC,
-an sqlite3 file counts its transactions on its first page, metadata.yaml counts messages. Not
-noticed: bytes of a large file that are overwritten where they lie, between the blocks, by something
-that leaves those alone. A stray file beside the bag's counts as a part of it; a folder does not.
+anew. An MCAP ends with its summary (counts, times and places of the chunks) and that one's CRC, an
+sqlite3 file counts its transactions on its first page, metadata.yaml counts messages. Not noticed:
+bytes of a large file that are overwritten where they lie, between the blocks, by something that
+leaves those alone. A stray file beside the bag's counts as a part of it; a folder does not.
 """
 
 from __future__ import annotations
