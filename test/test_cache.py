@@ -25,7 +25,7 @@ from rosbags.rosbag2 import CompressionMode, StoragePlugin
 from tc_depth_ros.frames.preprocessing import resize_image, scaled_intrinsics
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.config import DataConfig
-from tc_depth_training.data import cache, cache_key, frame_sink
+from tc_depth_training.data import cache, cache_key, frame_sink, space
 from tc_depth_training.data.bag import Bag, BagError
 from tc_depth_training.data.load import load_recordings
 from tc_depth_training.data.pairing import LOOK_AHEAD, CameraInfoPairing
@@ -298,12 +298,13 @@ def test_half_a_cache_is_built_anew(bag, load, tmp_path, passes, file, harm) -> 
 
 
 def test_found_windows_are_kept_too(bag, load, monkeypatch) -> None:
-    first = find_windows(load(bag), [0.1, 0.2])
+    first = find_windows(load(bag), [0.1, 0.15])
     monkeypatch.setattr('tc_depth_training.data.windows.flows_px', None)
-    again = find_windows(load(bag), [0.1, 0.2])
+    again = find_windows(load(bag), [0.1, 0.15])
     np.testing.assert_array_equal(again.indices, first.indices)
     np.testing.assert_array_equal(again.posed, first.posed)
-    assert (again.static, again.without_pose) == (first.static, first.without_pose)
+    counts = [(w.static, w.without_pose, w.without_frame, w.sequences) for w in (first, again)]
+    assert counts[0] == counts[1] and first.without_frame > 0
     with pytest.raises(TypeError):
         find_windows(load(bag), [0.3])
 
@@ -369,6 +370,70 @@ def test_too_little_space_is_found_before_the_pass(bag, load, passes, monkeypatc
     with pytest.raises(BagError, match=r'76.8 kB.*1.0 kB free.*data\.cache: none'):
         load(bag)
     assert passes == []
+
+
+@pytest.fixture
+def halves(bag, tmp_path) -> list[Path]:
+    """Two bags of six images each."""
+    messages = take_apart(bag)
+    middle = messages[0].log_ns + SECOND * FRAMES // 20
+    first = [m for m in messages if m.log_ns < middle]
+    second = [m for m in messages if m.log_ns >= middle]
+    return [put_together(tmp_path / name, m) for name, m in (('a', first), ('b', second))]
+
+
+@pytest.mark.parametrize('where', ['disk', 'ram'])
+def test_too_little_space_for_all_bags_is_found_before_the_first_pass(
+    halves, tmp_path, passes, monkeypatch, capsys, where
+) -> None:
+    data = DataConfig(height=32, width=40, cache=where, cache_dir=str(tmp_path / 'cache'))
+    free = 70_000
+    usage = shutil.disk_usage('/')._replace(free=free)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
+    monkeypatch.setattr(space, 'free_memory', lambda: free)
+    said = r'too little (space|memory): a 38\.4 kB \+ b 38\.4 kB = 76\.8 kB would'
+    with pytest.raises(BagError, match=said):
+        load_recordings(halves, data, False)
+    assert passes == []
+    load_recordings(halves[:1], data, False, quiet=True)
+    if where == 'disk':  # one has its cache now
+        load_recordings(halves, data, False)
+        assert passes == ['a', 'b'] and 'b: 6 images' in capsys.readouterr().out
+
+
+def test_what_another_process_has_built_so_far_is_not_counted_twice(
+    bag, tmp_path, monkeypatch
+) -> None:
+    (source,) = find_sources(bag, Wanted(SIZE), False)
+    (tmp_path / '.key.partial').mkdir()
+    (tmp_path / '.key.partial' / 'frames.u8').write_bytes(bytes(40_000))
+    usage = shutil.disk_usage('/')._replace(free=76_800 - 40_000)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
+    assert cache.find_missing({'key': source}, tmp_path) == [source]
+    with pytest.raises(BagError, match='36.8 kB free'):
+        cache.find_missing({'another': source}, tmp_path)
+
+
+def test_all_that_will_be_read_is_said_at_once(halves, tmp_path, capsys) -> None:
+    data = DataConfig(height=32, width=40, cache_dir=str(tmp_path / 'cache'))
+    load_recordings(halves, data, False)
+    assert capsys.readouterr().out.splitlines() == [
+        'a: 6 images become 40x32, 38.4 kB',
+        'b: 6 images become 40x32, 38.4 kB',
+        f'76.8 kB together, kept in {tmp_path / "cache"}',
+    ]
+    load_recordings(halves, data, False)
+    assert capsys.readouterr().out == ''
+
+
+def test_a_bag_given_twice_is_used_once(halves, tmp_path, passes, capsys) -> None:
+    shutil.copytree(halves[0], tmp_path / 'copy')
+    data = DataConfig(height=32, width=40, cache_dir=str(tmp_path / 'cache'))
+    found = load_recordings([*halves, tmp_path / 'copy', halves[1]], data, False)
+    assert [r.name for r in found] == passes == ['a', 'b']
+    said = capsys.readouterr().out
+    assert f'{halves[0]} and {tmp_path / "copy"} hold the same: it is used once' in said
+    assert f'{halves[1]} and {halves[1]} hold the same' in said
 
 
 def test_a_cache_folder_that_cannot_be_made_is_named(bag, load, tmp_path) -> None:
@@ -759,7 +824,7 @@ def test_16_bits_of_grey_are_a_camera_unless_the_name_says_depth(
 
 
 def test_two_bags_of_one_name_are_told_apart(bag, tmp_path) -> None:
-    shutil.copytree(bag, tmp_path / 'other' / 'room')
+    put_together(tmp_path / 'other' / 'room', take_apart(bag)[3:])
     bags, data = [bag, tmp_path / 'other' / 'room'], DataConfig(height=32, width=32, cache='ram')
     names = [r.name for r in load_recordings(bags, data, False, quiet=True)]
     assert names == [str(path) for path in bags]

@@ -96,7 +96,9 @@ def open_folder(root: Path, key: str, source: Source) -> Recording | None:
             arrangement = Arrangement(**{**optional, **arrays}, left_out=left_out)
         except TypeError:  # an array is missing
             continue
-        return Recording.of(source, arrangement, frames, depth if source.depth else None, folder)
+        return Recording.of(
+            source, key, arrangement, frames, depth if source.depth else None, folder
+        )
     return None
 
 
