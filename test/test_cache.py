@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import socket
 import time
@@ -322,6 +323,43 @@ def load_and_count(bag: Path, root: str, results: multiprocessing.Queue) -> None
     data = DataConfig(height=SIZE[0], width=SIZE[1], cache_dir=root)
     (recording,) = load_recordings([bag], data, False, quiet=True)
     results.put((len(reads), int(images_of(recording).sum())))
+
+
+def build_slowly(bag: Path, root: Path, begun: multiprocessing.Queue) -> None:
+    """In another process, as a rank that shows nothing: build, and rest before the last image."""
+    append, taken = frame_sink.FileSink.append, []
+
+    def slow(sink: frame_sink.FileSink, image: np.ndarray) -> None:
+        append(sink, image)
+        if image.ndim == 3:
+            taken.append(1)
+        if len(taken) == FRAMES - 1:
+            begun.put(None)
+            time.sleep(0.5)
+
+    frame_sink.FileSink.append = slow
+    data = DataConfig(height=SIZE[0], width=SIZE[1], cache_dir=str(root))
+    load_recordings([bag], data, False, quiet=True)
+
+
+def test_who_waits_shows_the_size_and_how_far_the_one_is_that_builds(
+    bag, load, tmp_path, passes, capsys, monkeypatch
+) -> None:
+    """Under torchrun it may be a silent rank that comes first; the main process shows it all."""
+    monkeypatch.setattr(cache, 'LOOK_EVERY_S', 0.01)
+    context = multiprocessing.get_context('fork')
+    begun = context.Queue()
+    builder = context.Process(
+        target=build_slowly, args=(bag, tmp_path / 'cache', begun), daemon=True
+    )
+    builder.start()
+    begun.get(timeout=30)
+    recording = load(bag)
+    assert len(recording) == FRAMES and passes == []
+    said = capsys.readouterr()
+    assert f'room: {FRAMES} images become 40x32' in said.out
+    counts = re.findall(rf'another process is reading room:[^\r]* (\d+)/{FRAMES} ', said.err)
+    assert counts[0] == '0' and FRAMES - 4 <= int(counts[-1]) <= FRAMES
 
 
 def test_of_two_processes_one_builds_and_the_other_waits(bag, tmp_path) -> None:

@@ -16,12 +16,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+from tqdm import tqdm
 
 from tc_depth_training.data.arrange import arrange
 from tc_depth_training.data.bag import BagError
@@ -40,6 +42,7 @@ from tc_depth_training.data.space import (
 )
 
 PARTIAL = '.partial'
+LOOK_EVERY_S = 0.5  # at a cache that another process builds
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -98,7 +101,7 @@ def read_to_disk(source: Source, key: str, root: Path, quiet: bool) -> Recording
         if found is not None:
             return found
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f'{key}.lock', source, quiet):
+        with _locked(root, key, source, quiet):
             found = open_folder(root, key, source)
             if found is None:
                 _build(source, root, key, quiet)
@@ -167,17 +170,6 @@ def _remove_leftovers(root: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _locked(path: Path, source: Source, quiet: bool) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends."""
-    with path.open('a') as file:
-        if not _lock_if_free(file):
-            if not quiet:
-                print(f'{source.name}: another process is reading it; waiting', flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _lock_if_free(file: TextIO) -> bool:
     """Lock an open file until it is closed, unless somebody else does."""
     try:
@@ -185,3 +177,25 @@ def _lock_if_free(file: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def _locked(root: Path, key: str, source: Source, quiet: bool) -> Iterator[None]:
+    """Hold the lock of a key, which ends with the process, however it ends."""
+    with (root / f'{key}.lock').open('a') as file:
+        if quiet:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        elif not _lock_if_free(file):
+            _wait(file, root / f'.{key}{PARTIAL}' / FRAMES, source)
+        yield
+
+
+def _wait(lock: TextIO, frames: Path, source: Source) -> None:
+    """Wait for a lock, and show how far the process is that holds it."""
+    title = f'another process is reading {source.name}'
+    frame_bytes = 3 * source.size[0] * source.size[1]
+    with tqdm(total=source.count, desc=title, unit='frame') as progress:
+        while not _lock_if_free(lock):
+            with suppress(FileNotFoundError):  # before it begins, and when it has ended
+                progress.update(frames.stat().st_size // frame_bytes - progress.n)
+            time.sleep(LOOK_EVERY_S)
