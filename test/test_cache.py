@@ -868,9 +868,8 @@ def test_two_bags_of_one_name_are_told_apart(bag, tmp_path) -> None:
     assert names == [str(path) for path in bags]
 
 
-@pytest.mark.parametrize('where', ['disk', 'none'])
-def test_what_is_open_is_not_used_after_a_fork(bag, load, monkeypatch, where) -> None:
-    frames = load(bag, cache=where).frames
+def test_a_bag_that_is_open_is_not_read_after_a_fork(bag, load, monkeypatch) -> None:
+    frames = load(bag, cache='none').frames
     (opened,) = (value for value in vars(frames).values() if hasattr(value, 'opened'))
     before = frames.read(np.array([3]))
     first = opened.opened
@@ -882,10 +881,20 @@ def test_what_is_open_is_not_used_after_a_fork(bag, load, monkeypatch, where) ->
     assert opened.opened is not first
 
 
+def test_a_run_outlives_its_cache_folder(bag, load, tmp_path) -> None:
+    recording = load(bag)
+    expected = images_of(load(bag, cache='ram'))
+    windows = find_windows(recording, [0.1])
+    shutil.rmtree(tmp_path / 'cache')
+    dataset = WindowDataset([recording], [windows])
+    images = dataset.__getitems__([0, 5]).images.numpy().transpose(0, 1, 3, 4, 2)
+    np.testing.assert_array_equal(images, expected[windows.indices[[0, 5]]])
+    assert dataset.truth(3, 0) is not None
+
+
 def test_a_recording_on_disk_is_small_to_send(bag, load) -> None:
     recording = load(bag)
     dataset = WindowDataset([recording], [find_windows(recording, [0.1])])
-    assert dataset[0].images.any()  # its files are open now
     sent = pickle.dumps(dataset)
     assert len(sent) < 20_000
     assert pickle.loads(sent)[0].images.equal(dataset[0].images)

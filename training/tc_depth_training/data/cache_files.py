@@ -85,11 +85,11 @@ def open_folder(root: Path, key: str, source: Source) -> Recording | None:
             meta = json.loads((folder / META).read_text())
             counts = (int(meta['frames_read']), int(meta['depths_read']))
             left_out = {str(cause): int(n) for cause, n in meta['left_out'].items()}
+            frames = DiskFrames(folder / FRAMES, (counts[0], *source.size, 3))
+            depth = DiskFrames(folder / DEPTH, (counts[1], *source.size), 'float16')
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             continue
-        frames = DiskFrames(folder / FRAMES, (counts[0], *source.size, 3))
-        depth = DiskFrames(folder / DEPTH, (counts[1], *source.size), 'float16')
-        if arrays is None or not (_is_whole(frames) and _is_whole(depth)):
+        if arrays is None:
             continue
         optional: dict[str, Any] = {'seen': None, 'world_T_camera': None}
         try:
@@ -100,7 +100,3 @@ def open_folder(root: Path, key: str, source: Source) -> Recording | None:
             source, key, arrangement, frames, depth if source.depth else None, folder
         )
     return None
-
-
-def _is_whole(frames: DiskFrames) -> bool:
-    return frames.path.is_file() and frames.path.stat().st_size == frames.bytes
