@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
+import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +26,7 @@ from rosbags.rosbag2 import CompressionMode, StoragePlugin
 from tc_depth_ros.frames.preprocessing import resize_image, scaled_intrinsics
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.config import DataConfig
-from tc_depth_training.data import cache, cache_key, frame_sink
+from tc_depth_training.data import cache, cache_key, frame_sink, space
 from tc_depth_training.data.bag import Bag, BagError
 from tc_depth_training.data.load import load_recordings
 from tc_depth_training.data.pairing import LOOK_AHEAD, CameraInfoPairing
@@ -208,28 +212,69 @@ def test_one_byte_more_or_less_is_another_bag(bag, tmp_path) -> None:
     assert cache_key.cache_key(source) != first
 
 
-def test_of_a_large_bag_samples_and_its_time_make_the_key(bag, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(cache_key, 'HASHED_WHOLE', 5000)  # metadata.yaml alone
+@pytest.fixture
+def large(bag, tmp_path) -> Path:
+    """A bag beyond what is hashed whole: 70 MB behind an MCAP's beginning, and its end."""
     shutil.copytree(bag, tmp_path / 'room')
     data = tmp_path / 'room' / 'room.mcap'
-
-    (source,) = find_sources(tmp_path / 'room', Wanted(SIZE), False)
-
-    def key() -> str:
-        return cache_key.cache_key(source)
-
-    first = key()
-    assert key() == first
-    os.utime(data, ns=(0, 1))
-    second = key()
-    assert second != first
     with data.open('r+b') as file:
-        file.seek(-1000, os.SEEK_END)
-        byte = file.read(1)
-        file.seek(-1000, os.SEEK_END)
-        file.write(bytes([byte[0] ^ 1]))
-    os.utime(data, ns=(0, 1))
+        file.truncate(70 * 2**20)
+        file.seek(0, os.SEEK_END)
+        file.write((bag / 'room.mcap').read_bytes()[-10_000:])
+    return data
+
+
+def test_of_a_large_bag_sizes_edges_and_samples_make_the_key(bag, large, tmp_path) -> None:
+    (source,) = find_sources(bag, Wanted(SIZE), False)
+
+    def key(path: Path = large.parent) -> str:
+        return cache_key.cache_key(replace(source, bag=path))
+
+    first, size = key(), large.stat().st_size
+    os.utime(large, ns=(0, 1))
+    (large.parent / 'runs').mkdir()
+    (large.parent / 'runs' / 'last.pt').write_bytes(b'of a run, not of the bag')
+    shutil.copytree(large.parent, tmp_path / 'elsewhere')
+    assert key() == key(tmp_path / 'elsewhere') == first
+
+    between = cache_key.EDGE + (size - 2 * cache_key.EDGE) // (2 * (cache_key.BLOCKS // 2))
+    for place in (0, 2**20 - 1, between, size - 2**20, size - 1):
+        before = large.read_bytes()
+        with large.open('r+b') as file:
+            file.seek(place)
+            file.write(bytes([before[place] ^ 1]))
+        assert key() != first, place
+        large.write_bytes(before)
+    assert key() == first
+    large.write_bytes(large.read_bytes() + b'0')
+    assert key() != first
+    (large.parent / 'metadata.yaml').write_text('another')
+    second = key()
+    (large.parent / 'metadata.yaml').write_text('another, too')
     assert key() != second
+
+
+def test_of_a_bag_of_gigabytes_little_is_read(bag, tmp_path, monkeypatch) -> None:
+    (source,) = find_sources(bag, Wanted(SIZE), False)
+    for number in range(3):
+        with (tmp_path / f'{number}.mcap').open('wb') as file:
+            file.truncate(4 * 2**30)  # of holes
+    read, sha256 = [], hashlib.sha256
+
+    class Counted:
+        def __init__(self, data: bytes) -> None:
+            self._digest = sha256(data)
+
+        def update(self, data: bytes) -> None:
+            read.append(len(data))
+            self._digest.update(data)
+
+        def hexdigest(self) -> str:
+            return self._digest.hexdigest()
+
+    monkeypatch.setattr(hashlib, 'sha256', Counted)
+    cache_key.cache_key(replace(source, bag=tmp_path))
+    assert sum(read) < 12 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -254,12 +299,13 @@ def test_half_a_cache_is_built_anew(bag, load, tmp_path, passes, file, harm) -> 
 
 
 def test_found_windows_are_kept_too(bag, load, monkeypatch) -> None:
-    first = find_windows(load(bag), [0.1, 0.2])
+    first = find_windows(load(bag), [0.1, 0.15])
     monkeypatch.setattr('tc_depth_training.data.windows.flows_px', None)
-    again = find_windows(load(bag), [0.1, 0.2])
+    again = find_windows(load(bag), [0.1, 0.15])
     np.testing.assert_array_equal(again.indices, first.indices)
     np.testing.assert_array_equal(again.posed, first.posed)
-    assert (again.static, again.without_pose) == (first.static, first.without_pose)
+    counts = [(w.static, w.without_pose, w.without_frame, w.sequences) for w in (first, again)]
+    assert counts[0] == counts[1] and first.without_frame > 0
     with pytest.raises(TypeError):
         find_windows(load(bag), [0.3])
 
@@ -270,8 +316,6 @@ def load_and_count(bag: Path, root: str, results: multiprocessing.Queue) -> None
 
     def slow(*arguments):
         reads.append(1)
-        import time
-
         time.sleep(0.5)
         return read_bag(*arguments)
 
@@ -279,6 +323,43 @@ def load_and_count(bag: Path, root: str, results: multiprocessing.Queue) -> None
     data = DataConfig(height=SIZE[0], width=SIZE[1], cache_dir=root)
     (recording,) = load_recordings([bag], data, False, quiet=True)
     results.put((len(reads), int(images_of(recording).sum())))
+
+
+def build_slowly(bag: Path, root: Path, begun: multiprocessing.Queue) -> None:
+    """In another process, as a rank that shows nothing: build, and rest before the last image."""
+    append, taken = frame_sink.FileSink.append, []
+
+    def slow(sink: frame_sink.FileSink, image: np.ndarray) -> None:
+        append(sink, image)
+        if image.ndim == 3:
+            taken.append(1)
+        if len(taken) == FRAMES - 1:
+            begun.put(None)
+            time.sleep(0.5)
+
+    frame_sink.FileSink.append = slow
+    data = DataConfig(height=SIZE[0], width=SIZE[1], cache_dir=str(root))
+    load_recordings([bag], data, False, quiet=True)
+
+
+def test_who_waits_shows_the_size_and_how_far_the_one_is_that_builds(
+    bag, load, tmp_path, passes, capsys, monkeypatch
+) -> None:
+    """Under torchrun it may be a silent rank that comes first; the main process shows it all."""
+    monkeypatch.setattr(cache, 'LOOK_EVERY_S', 0.01)
+    context = multiprocessing.get_context('fork')
+    begun = context.Queue()
+    builder = context.Process(
+        target=build_slowly, args=(bag, tmp_path / 'cache', begun), daemon=True
+    )
+    builder.start()
+    begun.get(timeout=30)
+    recording = load(bag)
+    assert len(recording) == FRAMES and passes == []
+    said = capsys.readouterr()
+    assert f'room: {FRAMES} images become 40x32' in said.out
+    counts = re.findall(rf'another process is reading room:[^\r]* (\d+)/{FRAMES} ', said.err)
+    assert counts[0] == '0' and FRAMES - 4 <= int(counts[-1]) <= FRAMES
 
 
 def test_of_two_processes_one_builds_and_the_other_waits(bag, tmp_path) -> None:
@@ -329,23 +410,117 @@ def test_too_little_space_is_found_before_the_pass(bag, load, passes, monkeypatc
     assert passes == []
 
 
+@pytest.fixture
+def halves(bag, tmp_path) -> list[Path]:
+    """Two bags of six images each."""
+    messages = take_apart(bag)
+    middle = messages[0].log_ns + SECOND * FRAMES // 20
+    first = [m for m in messages if m.log_ns < middle]
+    second = [m for m in messages if m.log_ns >= middle]
+    return [put_together(tmp_path / name, m) for name, m in (('a', first), ('b', second))]
+
+
+@pytest.mark.parametrize('where', ['disk', 'ram'])
+def test_too_little_space_for_all_bags_is_found_before_the_first_pass(
+    halves, tmp_path, passes, monkeypatch, capsys, where
+) -> None:
+    data = DataConfig(height=32, width=40, cache=where, cache_dir=str(tmp_path / 'cache'))
+    free = 70_000
+    usage = shutil.disk_usage('/')._replace(free=free)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
+    monkeypatch.setattr(space, 'free_memory', lambda: free)
+    said = r'too little (space|memory): a 38\.4 kB \+ b 38\.4 kB = 76\.8 kB would'
+    with pytest.raises(BagError, match=said):
+        load_recordings(halves, data, False)
+    assert passes == []
+    load_recordings(halves[:1], data, False, quiet=True)
+    if where == 'disk':  # one has its cache now
+        load_recordings(halves, data, False)
+        assert passes == ['a', 'b'] and 'b: 6 images' in capsys.readouterr().out
+
+
+def test_what_another_process_has_built_so_far_is_not_counted_twice(
+    bag, tmp_path, monkeypatch
+) -> None:
+    (source,) = find_sources(bag, Wanted(SIZE), False)
+    (tmp_path / '.key.partial').mkdir()
+    (tmp_path / '.key.partial' / 'frames.u8').write_bytes(bytes(40_000))
+    usage = shutil.disk_usage('/')._replace(free=76_800 - 40_000)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
+    assert cache.find_missing({'key': source}, tmp_path) == [source]
+    with pytest.raises(BagError, match='36.8 kB free'):
+        cache.find_missing({'another': source}, tmp_path)
+
+
+def test_all_that_will_be_read_is_said_at_once(halves, tmp_path, capsys) -> None:
+    data = DataConfig(height=32, width=40, cache_dir=str(tmp_path / 'cache'))
+    load_recordings(halves, data, False)
+    assert capsys.readouterr().out.splitlines() == [
+        'a: 6 images become 40x32, 38.4 kB',
+        'b: 6 images become 40x32, 38.4 kB',
+        f'76.8 kB together, kept in {tmp_path / "cache"}',
+    ]
+    load_recordings(halves, data, False)
+    assert capsys.readouterr().out == ''
+
+
+def test_a_bag_given_twice_is_used_once(halves, tmp_path, passes, capsys) -> None:
+    shutil.copytree(halves[0], tmp_path / 'copy')
+    data = DataConfig(height=32, width=40, cache_dir=str(tmp_path / 'cache'))
+    found = load_recordings([*halves, tmp_path / 'copy', halves[1]], data, False)
+    assert [r.name for r in found] == passes == ['a', 'b']
+    said = capsys.readouterr().out
+    assert f'{halves[0]} and {tmp_path / "copy"} hold the same: it is used once' in said
+    assert f'{halves[1]} and {halves[1]} hold the same' in said
+
+
 def test_a_cache_folder_that_cannot_be_made_is_named(bag, load, tmp_path) -> None:
     (tmp_path / 'file').touch()
     with pytest.raises(BagError, match=r'file/cache.*data\.cache_dir'):
         load(bag, cache_dir=str(tmp_path / 'file' / 'cache'))
 
 
-def test_what_a_killed_process_left_is_removed(bag, load, tmp_path) -> None:
-    (tmp_path / 'cache').mkdir()
-    host = os.uname().nodename
-    process = multiprocessing.get_context('fork').Process(target=int)
-    process.start()
-    process.join()
-    for owner, number in ((host, process.pid), (host, os.getppid()), ('elsewhere', 1)):
-        (tmp_path / 'cache' / f'.abc.{owner}.{number}.partial').mkdir()
+def build_and_halt(bag: Path, root: Path, begun: multiprocessing.Queue) -> None:
+    """In another process, as of another container: build, and stop amid the pass."""
+
+    def halt(*_: object) -> None:
+        begun.put(None)
+        time.sleep(60)
+
+    frame_sink.FileSink.append = halt
+    os.getpid = lambda: 1
+    socket.gethostname = lambda: 'elsewhere'
+    load_recordings([bag], DataConfig(height=32, width=48, cache_dir=str(root)), False, quiet=True)
+
+
+def test_what_is_being_built_stays_and_what_a_killed_process_left_is_removed(
+    bag, load, tmp_path
+) -> None:
+    """Neither host nor process number tells them apart: containers share the one or the other."""
+    context = multiprocessing.get_context('fork')
+    begun = context.Queue()
+    arguments = (bag, tmp_path / 'cache', begun)
+    builder = context.Process(target=build_and_halt, args=arguments, daemon=True)
+    builder.start()
+    begun.get(timeout=30)
+    (tmp_path / 'cache' / '.abc.partial').mkdir()
+    (being_built,) = set(kept(tmp_path)) - {'.abc.partial'}
     load(bag)
-    partial = [name for name in kept(tmp_path) if name.endswith('partial')]
-    assert partial == sorted([f'.abc.{host}.{os.getppid()}.partial', '.abc.elsewhere.1.partial'])
+    assert [name for name in kept(tmp_path) if name.endswith('partial')] == [being_built]
+    builder.kill()
+    builder.join()
+    load(bag, width=64)
+    assert not [name for name in kept(tmp_path) if name.endswith('partial')]
+
+
+def test_what_a_killed_process_left_of_the_same_bag_does_no_harm(
+    bag, load, tmp_path, passes
+) -> None:
+    expected = images_of(load(bag))
+    (folder,) = (tmp_path / 'cache').glob('room-*')
+    folder.rename(tmp_path / 'cache' / f'.{folder.name.removeprefix("room-")}.partial')
+    np.testing.assert_array_equal(images_of(load(bag)), expected)
+    assert kept(tmp_path) == [folder.name] and len(passes) == 2
 
 
 def test_the_size_is_said_before_and_meta_is_for_people(bag, load, tmp_path, capsys) -> None:
@@ -689,15 +864,14 @@ def test_16_bits_of_grey_are_a_camera_unless_the_name_says_depth(
 
 
 def test_two_bags_of_one_name_are_told_apart(bag, tmp_path) -> None:
-    shutil.copytree(bag, tmp_path / 'other' / 'room')
+    put_together(tmp_path / 'other' / 'room', take_apart(bag)[3:])
     bags, data = [bag, tmp_path / 'other' / 'room'], DataConfig(height=32, width=32, cache='ram')
     names = [r.name for r in load_recordings(bags, data, False, quiet=True)]
     assert names == [str(path) for path in bags]
 
 
-@pytest.mark.parametrize('where', ['disk', 'none'])
-def test_what_is_open_is_not_used_after_a_fork(bag, load, monkeypatch, where) -> None:
-    frames = load(bag, cache=where).frames
+def test_a_bag_that_is_open_is_not_read_after_a_fork(bag, load, monkeypatch) -> None:
+    frames = load(bag, cache='none').frames
     (opened,) = (value for value in vars(frames).values() if hasattr(value, 'opened'))
     before = frames.read(np.array([3]))
     first = opened.opened
@@ -709,10 +883,20 @@ def test_what_is_open_is_not_used_after_a_fork(bag, load, monkeypatch, where) ->
     assert opened.opened is not first
 
 
+def test_a_run_outlives_its_cache_folder(bag, load, tmp_path) -> None:
+    recording = load(bag)
+    expected = images_of(load(bag, cache='ram'))
+    windows = find_windows(recording, [0.1])
+    shutil.rmtree(tmp_path / 'cache')
+    dataset = WindowDataset([recording], [windows])
+    images = dataset.__getitems__([0, 5]).images.numpy().transpose(0, 1, 3, 4, 2)
+    np.testing.assert_array_equal(images, expected[windows.indices[[0, 5]]])
+    assert dataset.truth(3, 0) is not None
+
+
 def test_a_recording_on_disk_is_small_to_send(bag, load) -> None:
     recording = load(bag)
     dataset = WindowDataset([recording], [find_windows(recording, [0.1])])
-    assert dataset[0].images.any()  # its files are open now
     sent = pickle.dumps(dataset)
     assert len(sent) < 20_000
     assert pickle.loads(sent)[0].images.equal(dataset[0].images)

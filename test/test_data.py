@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from math import cos, pi, sin
@@ -20,14 +21,22 @@ from rosbags.typesys import Stores, get_typestore
 from tc_depth_ros.geometry.reprojection import warp
 from tc_depth_ros.geometry.transform import invert_transform
 from tc_depth_training.bag_writer import write_bag
+from tc_depth_training.config_file import load_config
 from tc_depth_training.data.bag import ODOMETRY, Bag, BagError, CameraTopics
 from tc_depth_training.data.load import read_recording
 from tc_depth_training.data.recording import Recording
 from tc_depth_training.data.trajectory import Trajectory
-from tc_depth_training.data.windows import Batch, WindowDataset, Windows, find_windows
+from tc_depth_training.data.windows import (
+    Batch,
+    WindowDataset,
+    Windows,
+    find_windows,
+    fitting_time_step,
+)
 from tc_depth_training.inspect import inspect_bag
 from tc_depth_training.losses.photometric import photometric_error
 from tc_depth_training.synthetic import SyntheticView
+from tc_depth_training.training_data import load_training_data
 
 SECOND = 1_000_000_000
 
@@ -131,6 +140,54 @@ def test_no_window_reaches_across_a_gap() -> None:
 def test_a_recording_too_short_has_no_windows() -> None:
     for count in (1, 2):
         assert find_windows(recording(np.arange(count) / 10), [0.1]).indices.shape == (0, 3)
+
+
+def test_windows_without_a_frame_in_time_are_counted() -> None:
+    stamps_s = np.concatenate([np.arange(10), 14.5 + np.arange(10)]) / 10
+    # Of each stretch the last two have no window; those of the first would reach into the gap
+    assert find_windows(recording(stamps_s), [0.1]).without_frame == 2
+    assert find_windows(recording(np.arange(20) / 10), [0.1]).without_frame == 0
+
+
+@pytest.mark.parametrize(
+    ('rate_hz', 'steps_s', 'fitting'),
+    [
+        (2, (0.1, 0.17), '0.5'),
+        (4, (0.1, 0.17), '0.25'),
+        (5, (0.1, 0.17), '0.2'),
+        (7.5, (0.1, 0.17), '0.133'),
+        (8, (0.1, 0.17), '0.125'),
+        (10, (0.1, 0.17), ''),
+        (30, (0.1, 0.17), ''),
+        (30, (0.05,), '0.0667'),
+        (10, (0.06,), '0.1'),
+    ],
+)
+def test_a_time_step_that_fits_the_camera_is_told(rate_hz, steps_s, fitting) -> None:
+    frames = recording(np.arange(24) / rate_hz)
+    found = find_windows(frames, steps_s)
+    told = fitting_time_step(frames, found, steps_s)
+    assert bool(found.without_frame) == bool(told) == bool(fitting) == (len(found) == 0)
+    if fitting:
+        pasted = told.partition("--set 'data.time_steps_s=")[2].rstrip("'")
+        assert pasted == f'[{fitting}]' and f'every {1 / rate_hz:.2f} s' in told
+        assert len(find_windows(frames, [float(fitting)])) >= 18
+
+
+def test_inspect_and_train_say_which_time_step_a_slow_camera_needs(
+    synthetic_views, tmp_path
+) -> None:
+    start = synthetic_views[0].stamp_ns
+    slow = [replace(v, stamp_ns=2 * v.stamp_ns - start) for v in synthetic_views]
+    write_bag(tmp_path / 'slow', slow)
+    told = "every 0.20 s: a time step that fits is --set 'data.time_steps_s=[0.2]'"
+    said = inspect_bag(tmp_path / 'slow', [0.1])
+    assert told in said and '0 usable, 0 static, 8 without a frame in time' in said
+    settings = ['data.height=32', 'data.width=48', 'data.cache=ram', 'batch_size=2']
+    asked = told.rpartition('--set ')[2].strip("'")
+    assert load_training_data([tmp_path / 'slow'], load_config(None, [*settings, asked]), True)
+    with pytest.raises(BagError, match='give 0 windows.*' + re.escape(told)):
+        load_training_data([tmp_path / 'slow'], load_config(None, settings))
 
 
 def test_windows_of_a_camera_that_stands_still_are_counted_and_left_out() -> None:

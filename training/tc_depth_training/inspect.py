@@ -13,7 +13,13 @@ from tc_depth_training.data.bag import ODOMETRY, Bag, BagError
 from tc_depth_training.data.load import read_recording
 from tc_depth_training.data.motion import STATIC_FLOW_PX, flows_px
 from tc_depth_training.data.recording import Recording
-from tc_depth_training.data.windows import FEW_WINDOWS, GAP, find_windows, number_sequences
+from tc_depth_training.data.windows import (
+    FEW_WINDOWS,
+    GAP,
+    find_windows,
+    fitting_time_step,
+    number_sequences,
+)
 
 SIZE = (96, 160)  # enough to measure motion
 SAMPLES = 200  # pairs of neighbours whose motion is measured
@@ -119,10 +125,14 @@ def _windows(recording: Recording, time_steps_s: Sequence[float]) -> list[str]:
     found = {step_s: find_windows(recording, [step_s]) for step_s in time_steps_s}
     lines = [
         f'windows of {step_s:g} s: {len(windows)} usable, {windows.static} static'
+        + (f', {windows.without_frame} without a frame in time' if windows.without_frame else '')
         for step_s, windows in found.items()
     ]
     total = sum(map(len, found.values()))
-    if total < FEW_WINDOWS:
+    advice = [fitting_time_step(recording, found[step_s], [step_s]) for step_s in found]
+    if all(advice):
+        lines.append(f'  {advice[0]}')
+    elif total < FEW_WINDOWS:
         lines.append(
             f'  {total} windows are few to train on alone: add bags or time steps, or go on from '
             'trained weights (--init default)'

@@ -16,6 +16,7 @@ from tc_depth_training.data.windows import (
     WindowDataset,
     Windows,
     find_windows,
+    fitting_time_step,
 )
 from tc_depth_training.summary import RecordingSummary
 
@@ -56,15 +57,16 @@ def load_training_data(
     """
     pose_required = config.pose == 'odometry'
     recordings = load_recordings(bags, config.data, pose_required, quiet)
-    splits, summaries = [], []
+    splits, summaries, advice = [], [], []
     for recording in recordings:
         found = find_windows(recording, config.data.time_steps_s, pose_required, quiet)
         validation = config.validation
         parts = split(recording, found, validation.share, validation.block_s)
         splits.append(parts)
         summaries.append(_summary(recording, found, parts))
+        advice.append(fitting_time_step(recording, found, config.data.time_steps_s))
         if not quiet:
-            print(_line(summaries[-1]), flush=True)
+            print(_line(summaries[-1]), *filter(None, advice[-1:]), sep='\n', flush=True)
     data = TrainingData(
         WindowDataset(recordings, [parts.learned for parts in splits]),
         WindowDataset(recordings, [parts.held_out for parts in splits]),
@@ -77,11 +79,13 @@ def load_training_data(
             'of a frame that /tf_static and /tf link to it, or train with pose: learned'
         )
     if count < config.batch_size:
+        remedy = '; '.join(filter(None, advice)) or (
+            'run tc-depth inspect BAG to see why they are few, and give more bags'
+        )
         smaller = 'lower batch_size, or ' if count else ''
         raise BagError(
             f'the bags give {count} windows, fewer than one batch of {config.batch_size}: '
-            f'{smaller}run tc-depth inspect BAG to see why they are few, and change '
-            'data.time_steps_s'
+            f'{smaller}{remedy}'
         )
     if count < FEW_WINDOWS and not quiet:
         print(
@@ -97,6 +101,7 @@ def _summary(recording: Recording, found: Windows, parts: Split) -> RecordingSum
         **{f'image {cause}': count for cause, count in recording.left_out.items()},
         'window static': found.static,
         'window without pose': found.without_pose,
+        'window without a frame in time': found.without_frame,
         'window at the edge of a block held out': parts.dropped,
     }
     return RecordingSummary(

@@ -5,7 +5,7 @@ Recordings in memory, or decoded once and kept in a folder of the user's cache.
     <bag>-<key>/depth.f2      measured depth, (H, W) float16 in m, if there is any
     <bag>-<key>/index.npz     stamps, segments, intrinsics, poses
     <bag>-<key>/meta.json     where it came from, for people; its counts are checked on opening
-    <key>.lock                held by the process that builds it
+    <key>.lock                held by the process that builds it, in .<key>.partial
 
 The key is of what the bag contains, so a bag that moves or is copied is not read again. A folder
 appears whole or not at all.
@@ -15,41 +15,47 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import shutil
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
+from tqdm import tqdm
 
 from tc_depth_training.data.arrange import arrange
 from tc_depth_training.data.bag import BagError
 from tc_depth_training.data.cache_files import DEPTH, FRAMES, open_folder, write_index
-from tc_depth_training.data.cache_key import cache_key
 from tc_depth_training.data.frame_sink import FileSink, NoSink, RamSink
 from tc_depth_training.data.frame_store import BagFrames, RamFrames
 from tc_depth_training.data.reading import read_bag
 from tc_depth_training.data.recording import Recording
 from tc_depth_training.data.source import Source
+from tc_depth_training.data.space import (
+    REMEDY,
+    check_disk,
+    check_memory,
+    needed_bytes,
+    size_text,
+)
 
 PARTIAL = '.partial'
+LOOK_EVERY_S = 0.5  # at a cache that another process builds
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-REMEDY = 'give a folder with more space as data.cache_dir, set data.cache: none, or a smaller size'
 
 
-def read_to_memory(source: Source, quiet: bool) -> Recording:
+def read_to_memory(source: Source, key: str, quiet: bool) -> Recording:
     """Decode a bag into memory; raises BagError."""
-    _check_memory(source)
+    check_memory([source])
     frames, depths = RamSink(source.count), RamSink(source.depth.count if source.depth else 0)
-    _announce(source, 'held in memory', quiet)
     arrangement = arrange(read_bag(source, frames, depths, quiet), source)
     depth = RamFrames(depths.images) if source.depth else None
-    return Recording.of(source, arrangement, RamFrames(frames.images), depth)
+    return Recording.of(source, key, arrangement, RamFrames(frames.images), depth)
 
 
-def read_without_cache(source: Source, quiet: bool) -> Recording:
+def read_without_cache(source: Source, key: str, quiet: bool) -> Recording:
     """Check a bag in one pass and keep no pixels: they are decoded anew each time."""
     readings = read_bag(source, NoSink(), None, quiet)
     frames = BagFrames(
@@ -61,92 +67,56 @@ def read_without_cache(source: Source, quiet: bool) -> Recording:
         np.array(readings.camera),
         tuple(readings.calibrations),
     )
-    return Recording.of(source, arrange(readings, source), frames, None)
+    return Recording.of(source, key, arrange(readings, source), frames, None)
 
 
-def read_to_disk(source: Source, root: Path, quiet: bool) -> Recording:
+def find_missing(keyed: Mapping[str, Source], root: Path) -> list[Source]:
+    """
+    Those that have no cache yet, which will fit.
+
+    What another process has built of them so far is theirs already.
+
+    :param keyed: by cache key
+    :raises BagError: the folder cannot be used, or has too little space for all of them
+    """
+    with _usable(root):
+        existing = next(folder for folder in (root, *root.parents) if folder.exists())
+        # In this order: what is built meanwhile may count twice as free, but never as missing
+        free = shutil.disk_usage(existing).free
+        begun = sum(_bytes_in(root / f'.{key}{PARTIAL}') for key in keyed)
+        missing = [s for key, s in keyed.items() if open_folder(root, key, s) is None]
+    check_disk(missing, root, free + begun)
+    return missing
+
+
+def read_to_disk(source: Source, key: str, root: Path, quiet: bool) -> Recording:
     """
     Open the cache of a bag, or build it first; of several processes one builds, the others wait.
 
     :param root: folder of all caches
     :raises BagError: the bag is not usable; the folder cannot be written, or has too little space
     """
-    key = cache_key(source)
-    try:
+    with _usable(root):
         found = open_folder(root, key, source)
         if found is not None:
             return found
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f'{key}.lock', source, quiet):
+        with _locked(root, key, source, quiet):
             found = open_folder(root, key, source)
             if found is None:
                 _build(source, root, key, quiet)
                 found = open_folder(root, key, source)
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            free = shutil.disk_usage(root).free
-            raise BagError(
-                f'{root} is full: {source.name} takes {size_text(needed_bytes(source))}, of which '
-                f'{size_text(free)} are free now that what was written is gone; {REMEDY}'
-            ) from error
-        raise BagError(
-            f'the cache folder {root} cannot be used: {error}; give another as data.cache_dir, '
-            'or set data.cache: ram'
-        ) from error
     if found is None:
         raise BagError(f'the cache of {source.name} in {root} was changed while it was opened')
     return found
 
 
-def needed_bytes(source: Source) -> int:
-    """Size of all frames, and of all depths, at training size."""
-    pixels = source.size[0] * source.size[1]
-    depths = source.depth.count if source.depth else 0
-    return pixels * (3 * source.count + 2 * depths)
-
-
-def size_text(count: int) -> str:
-    """Bytes as people read them."""
-    units = ((1e9, 'GB'), (1e6, 'MB'), (1e3, 'kB'))
-    size, unit = next((u for u in units if count >= u[0]), units[-1])
-    return f'{count / size:.1f} {unit}'
-
-
-def _check_memory(source: Source) -> None:
-    """Where the system tells it, whether the frames fit; else it would be killed on the way."""
-    meminfo = Path('/proc/meminfo')
-    if not meminfo.exists():
-        return
-    lines = dict(line.split(':') for line in meminfo.read_text().splitlines())
-    free = 1024 * int(lines['MemAvailable'].split()[0])
-    if needed_bytes(source) > free:
-        raise BagError(
-            f'{source.name} takes {size_text(needed_bytes(source))} of memory, of which '
-            f'{size_text(free)} are free: set data.cache: disk, or a smaller size'
-        )
-
-
-def _announce(source: Source, where: str, quiet: bool) -> None:
-    if not quiet:
-        height, width = source.size
-        print(
-            f'{source.name}: {source.count} images become {width}x{height}, '
-            f'{size_text(needed_bytes(source))}, {where}',
-            flush=True,
-        )
-
-
 def _build(source: Source, root: Path, key: str, quiet: bool) -> None:
+    work = root / f'.{key}{PARTIAL}'
+    shutil.rmtree(work, ignore_errors=True)  # a leftover: this process holds the lock
     _remove_leftovers(root)
-    _announce(source, f'kept in {root}', quiet)
-    needed, free = needed_bytes(source), shutil.disk_usage(root).free
-    if needed > free:
-        raise BagError(
-            f'{source.name} takes {size_text(needed)} in {root}, which has {size_text(free)} '
-            f'free: {REMEDY}'
-        )
+    check_disk([source], root, shutil.disk_usage(root).free)
     bag_name = source.bag.resolve().name
-    work = root / f'.{key}.{socket.gethostname()}.{os.getpid()}{PARTIAL}'
     try:
         work.mkdir()
         with FileSink(work / FRAMES) as frames, FileSink(work / DEPTH) as depths:
@@ -156,36 +126,76 @@ def _build(source: Source, root: Path, key: str, quiet: bool) -> None:
         for broken in root.glob(f'*-{key}'):
             shutil.rmtree(broken)
         work.rename(root / f'{bag_name}-{key}')
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+        free = size_text(shutil.disk_usage(root).free)
+        raise BagError(
+            f'{root} is full: {source.name} takes {size_text(needed_bytes(source))}, of which '
+            f'{free} are free now that what was written is gone; {REMEDY}'
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _remove_leftovers(root: Path) -> None:
-    """Remove what processes of this host left that were killed while they built."""
-    for folder in root.glob(f'.*.{socket.gethostname()}.*{PARTIAL}'):
-        process = folder.name.removesuffix(PARTIAL).rpartition('.')[2]
-        if process.isdecimal() and not _is_alive(int(process)):
-            shutil.rmtree(folder, ignore_errors=True)
+def _bytes_in(folder: Path) -> int:
+    """Size of its files; of one that is renamed meanwhile, what is still seen of it."""
+    total = 0
+    with suppress(FileNotFoundError):
+        for file in folder.iterdir():
+            total += file.stat().st_size
+    return total
 
 
-def _is_alive(process: int) -> bool:
+@contextmanager
+def _usable(root: Path) -> Iterator[None]:
+    """What the system refuses in the cache folder, as a BagError with the remedy."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        yield
+    except OSError as error:
+        raise BagError(
+            f'the cache folder {root} cannot be used: {error}; give another as data.cache_dir, '
+            'or set data.cache: ram'
+        ) from error
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Remove what was not built to its end: what no process holds the lock of."""
+    for folder in root.glob(f'.*{PARTIAL}'):
+        key = folder.name.split('.')[1]
+        # A leftover of another user is not ours to remove
+        with suppress(PermissionError), (root / f'{key}.lock').open('a') as file:
+            if _lock_if_free(file):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock_if_free(file: TextIO) -> bool:
+    """Lock an open file until it is closed, unless somebody else does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except PermissionError:  # of another user
-        return True
     return True
 
 
 @contextmanager
-def _locked(path: Path, source: Source, quiet: bool) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends."""
-    with path.open('a') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not quiet:
-                print(f'{source.name}: another process is reading it; waiting', flush=True)
+def _locked(root: Path, key: str, source: Source, quiet: bool) -> Iterator[None]:
+    """Hold the lock of a key, which ends with the process, however it ends."""
+    with (root / f'{key}.lock').open('a') as file:
+        if quiet:
             fcntl.flock(file, fcntl.LOCK_EX)
+        elif not _lock_if_free(file):
+            _wait(file, root / f'.{key}{PARTIAL}' / FRAMES, source)
         yield
+
+
+def _wait(lock: TextIO, frames: Path, source: Source) -> None:
+    """Wait for a lock, and show how far the process is that holds it."""
+    title = f'another process is reading {source.name}'
+    frame_bytes = 3 * source.size[0] * source.size[1]
+    with tqdm(total=source.count, desc=title, unit='frame') as progress:
+        while not _lock_if_free(lock):
+            with suppress(FileNotFoundError):  # before it begins, and when it has ended
+                progress.update(frames.stat().st_size // frame_bytes - progress.n)
+            time.sleep(LOOK_EVERY_S)

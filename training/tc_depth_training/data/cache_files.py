@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ def write_index(
 
 def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Write arrays to a file that appears whole or not at all."""
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    partial = path.with_name(f'.{path.name}.{uuid4().hex}.partial')
     try:
         with partial.open('wb') as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # keywords, not allow_pickle
@@ -84,20 +85,18 @@ def open_folder(root: Path, key: str, source: Source) -> Recording | None:
             meta = json.loads((folder / META).read_text())
             counts = (int(meta['frames_read']), int(meta['depths_read']))
             left_out = {str(cause): int(n) for cause, n in meta['left_out'].items()}
+            frames = DiskFrames(folder / FRAMES, (counts[0], *source.size, 3))
+            depth = DiskFrames(folder / DEPTH, (counts[1], *source.size), 'float16')
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             continue
-        frames = DiskFrames(folder / FRAMES, (counts[0], *source.size, 3))
-        depth = DiskFrames(folder / DEPTH, (counts[1], *source.size), 'float16')
-        if arrays is None or not (_is_whole(frames) and _is_whole(depth)):
+        if arrays is None:
             continue
         optional: dict[str, Any] = {'seen': None, 'world_T_camera': None}
         try:
             arrangement = Arrangement(**{**optional, **arrays}, left_out=left_out)
         except TypeError:  # an array is missing
             continue
-        return Recording.of(source, arrangement, frames, depth if source.depth else None, folder)
+        return Recording.of(
+            source, key, arrangement, frames, depth if source.depth else None, folder
+        )
     return None
-
-
-def _is_whole(frames: DiskFrames) -> bool:
-    return frames.path.is_file() and frames.path.stat().st_size == frames.bytes

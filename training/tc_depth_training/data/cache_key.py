@@ -1,4 +1,16 @@
-"""What a bag contains, as a short name: the key of its cache."""
+"""
+What a bag contains, as a short name: the key of its cache.
+
+Of a bag up to 64 MiB every byte counts. Of a larger one the sizes of all its files do, and of each
+large file the beginning, the end, and blocks spread evenly between. Neither path nor time counts,
+so a copy, a bag that was moved or touched, and the same bag on another machine have one key.
+
+Noticed: whatever changes a size, and whatever was recorded, cut, filtered, compressed or converted
+anew. An MCAP ends with its summary (counts, times and places of the chunks) and that one's CRC, an
+sqlite3 file counts its transactions on its first page, metadata.yaml counts messages. Not noticed:
+bytes of a large file that are overwritten where they lie, between the blocks, by something that
+leaves those alone. A stray file beside the bag's counts as a part of it; a folder does not.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +21,15 @@ from tc_depth_training.data.source import Source
 from tc_depth_training.data.transform_tree import Chain
 
 FORMAT = 1  # of the cache; another decoder or layout needs another number
-HASHED_WHOLE = 256 * 2**20  # bytes of a bag; of what is beyond, samples are read
-BLOCK, BLOCKS = 64 * 2**10, 64  # bytes of a sample, and how many of a file
+HASHED_WHOLE = 64 * 2**20  # bytes of a bag; of what is beyond, samples are read
+EDGE = 2**20  # bytes from the beginning and from the end of a file
+BLOCK = 64 * 2**10  # bytes of a sample between
+BLOCKS, FEWEST = 64, 4  # samples of a bag, shared by its files; at least so many of each
 KEY_LENGTH = 24
 
 
 def cache_key(source: Source) -> str:
-    """Name what is read of a bag, and the bag by its content, whatever its path."""
+    """Name what is read of a bag, and the bag by its content; raises OSError."""
     asked = (
         FORMAT,
         source.camera,
@@ -29,7 +43,8 @@ def cache_key(source: Source) -> str:
     digest = hashlib.sha256(repr(asked).encode())
     files = [source.bag]
     if source.bag.is_dir():
-        files = sorted(path for path in source.bag.rglob('*') if path.is_file())
+        files = sorted(path for path in source.bag.iterdir() if path.is_file())
+    blocks = max(FEWEST, BLOCKS // len(files))
     budget = HASHED_WHOLE
     for file in files:
         size = file.stat().st_size
@@ -38,7 +53,7 @@ def cache_key(source: Source) -> str:
             budget -= size
             _add_whole(digest, file)
         else:
-            _add_samples(digest, file, size)
+            _add_samples(digest, file, size, blocks)
     return digest.hexdigest()[:KEY_LENGTH]
 
 
@@ -59,10 +74,12 @@ def _add_whole(digest: hashlib._Hash, file: Path) -> None:
             digest.update(block)
 
 
-def _add_samples(digest: hashlib._Hash, file: Path, size: int) -> None:
-    """Blocks from the first to the last; what lies between is vouched for by the file's time."""
-    digest.update(file.stat().st_mtime_ns.to_bytes(8, 'little'))
+def _add_samples(digest: hashlib._Hash, file: Path, size: int, blocks: int) -> None:
+    """Both edges, and blocks amid equal parts of what lies between."""
+    between = max(0, size - 2 * EDGE)
+    centres = [EDGE + between * (2 * number + 1) // (2 * blocks) for number in range(blocks)]
+    samples = [(0, EDGE), *((c - BLOCK // 2, BLOCK) for c in centres), (size - EDGE, EDGE)]
     with file.open('rb') as opened:
-        for number in range(BLOCKS):
-            opened.seek(max(0, size - BLOCK) * number // (BLOCKS - 1))
-            digest.update(opened.read(BLOCK))
+        for start, length in samples:
+            opened.seek(max(0, start))
+            digest.update(opened.read(length))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,6 +62,46 @@ class ReorderedFrames:
         return self.store.read(self.order[rows])
 
 
+@dataclass(frozen=True)
+class DiskFrames:
+    """
+    Images in a file, one after the other, without a header.
+
+    The file is mapped at once, so that it may be deleted afterwards. A map has no place in the
+    file, as what is open for reading has, so a fork may share it; what is pickled maps it anew.
+    """
+
+    path: Path
+    shape: tuple[int, ...]  # (N, ...)
+    dtype: str = 'uint8'
+    _images: NDArray[Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Map the file; raises OSError if it is missing, ValueError if of another size."""
+        size, needed = self.path.stat().st_size, prod(self.shape) * np.dtype(self.dtype).itemsize
+        if size != needed:
+            raise ValueError(f'{self.path} has {size} bytes instead of {needed}')
+        # There is no map of nothing
+        images = (
+            np.memmap(self.path, self.dtype, 'r', shape=self.shape)
+            if needed
+            else np.empty(self.shape, self.dtype)
+        )
+        object.__setattr__(self, '_images', images)
+
+    def __reduce__(self) -> tuple[type[DiskFrames], tuple[Path, tuple[int, ...], str]]:
+        """Send where the images are, not the images."""
+        return DiskFrames, (self.path, self.shape, self.dtype)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return self.shape[0]
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Copy images."""
+        return np.asarray(self._images[rows])
+
+
 @dataclass
 class _PerProcess:
     """
@@ -74,32 +115,6 @@ class _PerProcess:
 
     def __reduce__(self) -> tuple[type[_PerProcess], tuple[()]]:
         return _PerProcess, ()
-
-
-@dataclass(frozen=True)
-class DiskFrames:
-    """Images in a file, one after the other, without a header."""
-
-    path: Path
-    shape: tuple[int, ...]  # (N, ...)
-    dtype: str = 'uint8'
-    _map: _PerProcess = field(default_factory=_PerProcess, repr=False, compare=False)
-
-    def __len__(self) -> int:
-        """Count the images."""
-        return self.shape[0]
-
-    @property
-    def bytes(self) -> int:
-        """Size that the file must have."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Copy images."""
-        if self._map.process != os.getpid():
-            self._map.opened = np.memmap(self.path, self.dtype, 'r', shape=self.shape)
-            self._map.process = os.getpid()
-        return np.asarray(self._map.opened[rows])
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +11,19 @@ import numpy as np
 
 from tc_depth_training.config import DataConfig
 from tc_depth_training.data.bag import NO_TOPIC, BagError
-from tc_depth_training.data.cache import read_to_disk, read_to_memory, read_without_cache
+from tc_depth_training.data.cache import (
+    find_missing,
+    read_to_disk,
+    read_to_memory,
+    read_without_cache,
+)
+from tc_depth_training.data.cache_key import cache_key
 from tc_depth_training.data.recording import Recording
 from tc_depth_training.data.source import Source, Wanted, find_sources
+from tc_depth_training.data.space import announce, check_memory
 from tc_depth_training.data.topics import TRANSFORMS
+
+IN_MEMORY = 'held in memory'
 
 
 def load_recordings(
@@ -23,7 +32,8 @@ def load_recordings(
     """
     Read every camera asked for of every bag.
 
-    What is wrong with the last bag shows before the first is read.
+    What is wrong with the last bag shows before the first is read, and so does too little space
+    for all of them. What two bags hold alike is used once.
 
     :param pose_required: a bag without odometry is refused; else it goes without
     :param quiet: print nothing and show no progress
@@ -38,17 +48,17 @@ def load_recordings(
         data.lidar_topic,
     )
     found = [s for bag in bags for s in find_sources(Path(bag), wanted, pose_required)]
-    sources = _with_distinct_names(found)
-    recordings = []
-    for source in sources:
-        if data.cache == 'none' and source.depth is not None:
-            note = f'{source.name} goes without {source.depth.topic}: data.cache is none'
-            source = replace(source, depth=None, notes=(*source.notes, note))
+    if data.cache == 'none':
+        found = [_without_depth(source) for source in found]
+    keyed = _once_each(found, quiet)
+    for note in (note for source in keyed.values() for note in source.notes):
         if not quiet:
-            print(*source.notes, sep='\n', end='\n' if source.notes else '', flush=True)
-        recording = _read(source, data, quiet)
-        recordings.append(_with_usable_poses(recording, source, pose_required, quiet))
-    return recordings
+            print(note, flush=True)
+    _check_space(keyed, data, quiet)
+    return [
+        _with_usable_poses(_read(source, key, data, quiet), source, pose_required, quiet)
+        for key, source in keyed.items()
+    ]
 
 
 def read_recording(
@@ -77,7 +87,10 @@ def read_recording(
         NO_TOPIC,
     )
     source = find_sources(Path(path), wanted, odometry)[0]
-    return _with_usable_poses(read_to_memory(source, quiet), source, odometry, quiet)
+    if not quiet:
+        announce([source], IN_MEMORY)
+    recording = read_to_memory(source, cache_key(source), quiet)
+    return _with_usable_poses(recording, source, odometry, quiet)
 
 
 def cache_root(cache_dir: str) -> Path:
@@ -85,6 +98,27 @@ def cache_root(cache_dir: str) -> Path:
     if cache_dir:
         return Path(cache_dir).expanduser().absolute()
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'tc_depth'
+
+
+def _without_depth(source: Source) -> Source:
+    """Without a cache, measured depth has no place."""
+    if source.depth is None:
+        return source
+    note = f'{source.name} goes without {source.depth.topic}: data.cache is none'
+    return replace(source, depth=None, notes=(*source.notes, note))
+
+
+def _once_each(sources: Sequence[Source], quiet: bool) -> dict[str, Source]:
+    """Sources by their keys: what is the same twice is used once, with a word."""
+    keyed: dict[str, Source] = {}
+    for source in sources:
+        try:
+            first = keyed.setdefault(cache_key(source), source)
+        except OSError as error:
+            raise BagError(f'{source.bag} cannot be read: {error}') from error
+        if first is not source and not quiet:
+            print(f'{first.bag} and {source.bag} hold the same: it is used once', flush=True)
+    return dict(zip(keyed, _with_distinct_names(list(keyed.values())), strict=True))
 
 
 def _with_distinct_names(sources: Sequence[Source]) -> list[Source]:
@@ -98,12 +132,26 @@ def _with_distinct_names(sources: Sequence[Source]) -> list[Source]:
     ]
 
 
-def _read(source: Source, data: DataConfig, quiet: bool) -> Recording:
+def _check_space(keyed: Mapping[str, Source], data: DataConfig, quiet: bool) -> None:
+    """Say how much is to be read, and that it fits; raises BagError."""
+    if data.cache == 'none':
+        return
     if data.cache == 'disk':
-        return read_to_disk(source, cache_root(data.cache_dir), quiet)
+        root = cache_root(data.cache_dir)
+        sources, where = find_missing(keyed, root), f'kept in {root}'
+    else:
+        sources, where = list(keyed.values()), IN_MEMORY
+        check_memory(sources)
+    if not quiet:
+        announce(sources, where)
+
+
+def _read(source: Source, key: str, data: DataConfig, quiet: bool) -> Recording:
+    if data.cache == 'disk':
+        return read_to_disk(source, key, cache_root(data.cache_dir), quiet)
     if data.cache == 'ram':
-        return read_to_memory(source, quiet)
-    return read_without_cache(source, quiet)
+        return read_to_memory(source, key, quiet)
+    return read_without_cache(source, key, quiet)
 
 
 def _with_usable_poses(

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tc_depth_training.data.arrange import Arrangement
-from tc_depth_training.data.cache_key import cache_key
 from tc_depth_training.data.frame_store import FrameStore, ReorderedFrames
 from tc_depth_training.data.source import Source
 
@@ -44,6 +43,7 @@ class Recording:
     def of(
         cls,
         source: Source,
+        key: str,
         arrangement: Arrangement,
         frames: FrameStore,
         depth: FrameStore | None,
@@ -72,7 +72,7 @@ class Recording:
             depth,
             arrangement.left_out,
             int((np.diff(order) < 0).sum()),
-            cache_key(source),
+            key,
             source.odometry.topic if source.odometry else '',
             source.depth.topic if source.depth else '',
             folder,

@@ -20,7 +20,8 @@ FRAMES = 3
 TOLERANCE = 0.25  # of a time step: how far off its time a frame may be
 GAP = 1.5  # periods, or time steps where they are longer: this far apart, a sequence ends
 FEW_WINDOWS = 1000  # from which a network learns little that holds elsewhere
-VERSION = 1  # of how windows are found; part of the name under which they are kept
+UNFIT = 0.9  # share of windows without a frame in time, from which a time step does not fit
+VERSION = 2  # of how windows are found; part of the name under which they are kept
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Windows:
     posed: NDArray[np.bool_]  # (M,): the bag knows the poses of all three frames
     static: int = 0  # left out: the camera stood still
     without_pose: int = 0  # left out: no odometry at one of the stamps
+    without_frame: int = 0  # left out: no frame near enough to one of its times
     sequences: int = 1  # stretches without a gap
 
     def __len__(self) -> int:
@@ -72,7 +74,9 @@ def find_windows(
     if kept is not None:
         return Windows(kept['indices'], kept['posed'], *kept['counts'].tolist())
     windows = _search(recording, time_steps_s, pose_required, quiet)
-    counts = np.array([windows.static, windows.without_pose, windows.sequences])
+    counts = np.array(
+        [windows.static, windows.without_pose, windows.without_frame, windows.sequences]
+    )
     arrays = {'indices': windows.indices, 'posed': windows.posed, 'counts': counts}
     try:
         write_arrays(path, arrays)
@@ -87,11 +91,12 @@ def _search(
 ) -> Windows:
     sequence = number_sequences(recording, min(time_steps_s))
     bounds = np.flatnonzero(np.diff(recording.segment, prepend=-1, append=-1))
-    candidates = [
-        start + _spaced(recording.stamps_ns[start:end], step_s)
-        for step_s in time_steps_s
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    candidates, without_frame = [], 0
+    for step_s in time_steps_s:
+        for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+            spaced, missed = _spaced(recording.stamps_ns[start:end], step_s)
+            candidates.append(start + spaced)
+            without_frame += missed
     indices = np.concatenate(candidates)
     posed: NDArray[np.bool_] = np.zeros(len(indices), dtype=np.bool_)
     if recording.world_T_camera is not None:
@@ -105,7 +110,21 @@ def _search(
         posed[moving],
         int((usable & ~moving).sum()),
         int((~usable).sum()),
+        without_frame,
         int(sequence[-1]) + 1,
+    )
+
+
+def fitting_time_step(recording: Recording, found: Windows, time_steps_s: Sequence[float]) -> str:
+    """Say which time step fits the camera, where those of these windows do not; else nothing."""
+    asked = found.without_frame + found.without_pose + found.static + len(found)
+    if not asked or found.without_frame < UNFIT * asked:
+        return ''
+    period_s = recording.period_ns * 1e-9
+    step_s = period_s * max(1, round(min(time_steps_s) / period_s))
+    return (
+        f'the camera of {recording.name} gives a frame every {period_s:.2f} s: a time step that '
+        f"fits is --set 'data.time_steps_s=[{step_s:.3g}]'"
     )
 
 
@@ -117,18 +136,20 @@ def number_sequences(recording: Recording, step_s: float) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(ends)])
 
 
-def _spaced(stamps_ns: NDArray[np.int64], step_s: float) -> NDArray[np.int64]:
-    """Windows (M, 3) of frames whose stamps increase."""
+def _spaced(stamps_ns: NDArray[np.int64], step_s: float) -> tuple[NDArray[np.int64], int]:
+    """Windows (M, 3) of frames whose stamps increase, and how many more there is time for."""
     if len(stamps_ns) < FRAMES:
-        return np.empty((0, FRAMES), dtype=np.int64)
+        return np.empty((0, FRAMES), dtype=np.int64), 0
     offsets = np.arange(FRAMES) * round(step_s * 1e9)
     wanted = stamps_ns[:, None] + offsets  # (N, 3)
     after = np.searchsorted(stamps_ns, wanted).clip(1, len(stamps_ns) - 1)
     before = after - 1
     nearer = wanted - stamps_ns[before] < stamps_ns[after] - wanted
     found = np.where(nearer, before, after)
-    punctual = np.abs(stamps_ns[found] - wanted) <= TOLERANCE * step_s * 1e9
-    return found[punctual.all(axis=1)].astype(np.int64)
+    off = np.abs(stamps_ns[found] - wanted)
+    punctual = (off <= TOLERANCE * step_s * 1e9).all(axis=1)
+    missed = ~punctual & (wanted[:, -1] <= stamps_ns[-1])
+    return found[punctual].astype(np.int64), int(missed.sum())
 
 
 def _moving(recording: Recording, windows: NDArray[np.int64], quiet: bool) -> NDArray[np.bool_]:
