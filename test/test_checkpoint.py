@@ -54,6 +54,15 @@ def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
         assert torch.equal(loaded.pose_net.state_dict()[key], value), key
 
 
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    network = TCDepth(TINY)
+    for index in range(8):  # the library's order changes from one file to the next
+        save_weights(tmp_path / f'{index}.safetensors', network, INFO)
+    assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
+    header = (tmp_path / '0.safetensors').read_bytes()[:8]
+    assert int.from_bytes(header, 'little') % 8 == 0
+
+
 def test_everybody_may_read_a_weights_file(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
 

@@ -82,7 +82,11 @@ class Weights(NamedTuple):
 def save_weights(
     path: Path, network: DepthNetwork, info: WeightsInfo, pose_net: PoseNet | None = None
 ) -> None:
-    """Write a weights file; a crash on the way leaves the old file, never half a new one."""
+    """
+    Write a weights file; a crash on the way leaves the old file, never half a new one.
+
+    Equal weights are equal files, byte for byte.
+    """
     tensors = _prefixed('depth', network)
     if pose_net is not None:
         tensors |= _prefixed('pose', pose_net)
@@ -91,7 +95,8 @@ def save_weights(
     try:
         metadata = {'format': FORMAT, 'info': info.to_json(), CHECKSUM_KEY: checksum(tensors)}
         with temporary.open('wb') as file:
-            file.write(save(tensors, metadata))
+            for part in _with_sorted_metadata(save(tensors, metadata)):
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())  # else a power cut may keep the name and lose the contents
         os.replace(temporary, path)
@@ -171,6 +176,16 @@ def _read(path: Path) -> tuple[WeightsInfo, dict[str, Tensor]]:
             'again'
         )
     return info, tensors
+
+
+def _with_sorted_metadata(saved: bytes) -> tuple[bytes, memoryview]:
+    """Header and tensors of a safetensors file, whose library writes metadata in any order."""
+    end = 8 + int.from_bytes(saved[:8], 'little')
+    header = json.loads(saved[8:end])
+    header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+    text = json.dumps(header, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, 'little') + text, memoryview(saved)[end:]
 
 
 def _prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
