@@ -44,7 +44,7 @@ clean:  ## remove what the targets wrote, and the environment
 	rm -rf *.egg-info training/*.egg-info
 
 # torch first and by itself: one that is there already (a robot's, a GPU build) must stay.
-$(STAMP): setup.py training/pyproject.toml
+$(STAMP): Makefile setup.py training/pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit( \
 		"Python %d.%d has no ROS 2 wheels: choose 3.10 to 3.13, as in PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)

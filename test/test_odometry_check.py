@@ -267,3 +267,16 @@ def test_after_a_jump_of_the_clock_stamps_do_not_tell_which_lap_it_was() -> None
     trusted = trusted_windows(dataset, (bad,))
     assert np.flatnonzero(~trusted).tolist() == [16 + n for n in (2, 3, 4)]
     assert len(dataset.only(trusted)) == 29 and dataset.only(trusted).posed.all()
+
+
+@pytest.mark.parametrize(
+    ('bad', 'over_still', 'trusted'),
+    [(90, 0.85, 110), (110, 0.85, 90), (110, 0.9, 90), (110, 1.0, 90), (195, 0.85, 0)],
+)
+def test_what_is_right_is_kept_beside_more_that_is_wrong(
+    bad: int, over_still: float, trusted: int
+) -> None:
+    rebuilt = np.r_[np.full(200 - bad, 0.06), np.full(bad, 0.2 * over_still)]
+    verdict = judge_odometry(errors_of(list(rebuilt)), np.arange(200) * 100_000_000)
+    assert verdict.trusted.sum() == pytest.approx(trusted, abs=6)
+    assert (trusted == 0) == (not verdict.trusted.any())

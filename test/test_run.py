@@ -22,12 +22,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tc_depth_ros.network.checkpoint import load_weights, read_weights_info
+from tc_depth_ros.network.checkpoint import load_weights, read_weights_info, save_weights
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS
 from tc_depth_training import finish as finish_module
 from tc_depth_training import learner as learner_module
 from tc_depth_training import run as run_module
 from tc_depth_training import run_folder, run_state
+from tc_depth_training import train as train_module
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
 from tc_depth_training.config import TrainingConfig
@@ -237,6 +238,20 @@ def test_the_weights_that_a_run_started_from_may_go_away(
     assert 'begin.safetensors, whose terms it inherits. These were trained on room; ' in card
 
 
+@pytest.mark.parametrize('unit', [{'scale': 3.2}, {'metric': False}])
+def test_a_start_of_another_unit_is_not_compared_with_metres(
+    bag: Path, tmp_path: Path, unit: dict[str, Any]
+) -> None:
+    given = load_weights(DEFAULT_WEIGHTS)
+    save_weights(tmp_path / 'init.safetensors', given.network, replace(given.info, **unit))
+    config = configured('steps=1', f'init={tmp_path / "init.safetensors"}')
+    train([bag], config, tmp_path / 'out')
+    history = read_log(tmp_path / 'out' / LOG_NAME)
+    (told,) = history.warnings
+    assert told.step == 0 and 'odometry teaches it metres' in told.text
+    assert history.validation['photometric + consistency'].steps.tolist() == [1]
+
+
 def test_focal_lengths_found_at_the_start_are_told_and_learned_from(
     bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +289,7 @@ def ask_once(module: Any, name: str, monkeypatch: pytest.MonkeyPatch, answer: An
     [
         ([], [('validate', 2), ('hold_against_images', 3)]),  # which is due after three steps
         (['init=default'], [('hold_against_images', 0), ('validate', 0)]),
+        (['init=default', 'validation.share=0'], [('hold_against_images', 0)]),
     ],
 )
 def test_asked_to_end_while_all_is_judged_it_does_not_wait_for_that(
@@ -308,6 +324,7 @@ def test_asked_to_end_while_the_report_is_made_it_ends_and_makes_it_later(
     config = configured('steps=2')
     with monkeypatch.context() as patch:
         ask_once(finish_module, 'examine', patch)
+        ask_once(train_module, '_tell', patch)  # schedulers tell more than once
         outcome = train([bag], config, tmp_path)
     assert not outcome.finished and outcome.steps == 2
     assert not (tmp_path / 'report.html').exists()
@@ -782,6 +799,8 @@ def test_weights_say_how_much_odometry_told_their_unit() -> None:
     info = read_weights_info(DEFAULT_WEIGHTS)
     known = with_odometry(info, 'both', 1.0)
     assert known.metric and known.scale_source == 'odometry, which gave the motion in training'
+    for share, told in ((0.423, 'of 42 % '), (0.9971, 'of 99.7 % '), (0.9999, 'of 99.9 % ')):
+        assert told in with_odometry(info, 'both', share).scale_source
     unknown = with_odometry(known, 'both', 0.1)
     assert not unknown.metric and unknown.notes['odometry_share'] == 0.1
     assert 'unknown factor: odometry, which gave the motion in training of 10 %' in (

@@ -36,12 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from tc_depth_training.run_folder import CONFIG_NAME, WEIGHTS_NAME
+    from tc_depth_training.run_state import STATE_NAME
     from tc_depth_training.train import train
 
     source, begun_with = arguments.config, arguments.out / CONFIG_NAME
     # Only the first of several processes need find the folder: it tells the others its settings
     if arguments.resume and source is None and begun_with.exists():
         source = begun_with
+        if not (arguments.out / STATE_NAME).exists():
+            print(f'a run was begun here and saved nothing: it begins anew by {begun_with}')
     config = load_config(source, _overrides(arguments))
     try:
         train(arguments.bags, config, arguments.out, resume=arguments.resume)

@@ -58,14 +58,16 @@ class Interruption:
 
     def wait_no_more(self) -> None:
         """Raise at once again; now, where the process was asked meanwhile."""
-        self.waits = False
+        self.waits = self.requested
         if self.requested:
             raise Interrupted
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now_s = time.monotonic()
         impatient = number == signal.SIGINT and now_s > self._requested_s + AGAIN_S
-        if not self.waits or (self.requested and impatient):
-            raise Interrupted
-        if not self.requested:
+        told_before = self.requested
+        if not told_before:
             self.requested, self._requested_s = True, now_s
+        if not self.waits or (told_before and impatient):
+            self.waits = True  # with what is to be done after that; the next is told again
+            raise Interrupted

@@ -47,6 +47,7 @@ LEAST_BAD = 1.6  # times the flow's error, below which nothing is bad
 # Times the error of standing still: from the first on all is bad; odometry whose usual error is
 # above the second explains nothing; a flow whose usual error is below the third has learned depth
 CERTAINLY_BAD, LARGEST_USUAL, LARGEST_LEARNED = 0.95, 0.8, 0.5
+LEAST_KEPT = 0.1  # of a recording most of whose odometry explains nothing
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ def judge_odometry(errors: OdometryErrors, stamps_ns: NDArray[np.int64]) -> Odom
     Where neither odometry nor flow explains a recording's images, depth is not learned (or the
     flow is lost), and nothing is said. Else ``rebuilt / flow`` and ``rebuilt / still`` are
     smoothed by running medians over time, so that single windows do not flicker. Bad is, first,
-    what is above ``CERTAINLY_BAD`` of standing still, also when made as long as the flow's; and
-    all of the recording, if the rest explains nothing either. Of the rest bad is where
+    what is above ``CERTAINLY_BAD`` of standing still, also when made as long as the flow's; if the
+    rest hardly explains its images, all above ``LARGEST_USUAL``; and if that leaves less than
+    ``LEAST_KEPT``, all of the recording. Of the rest bad is where
     ``rebuilt / flow`` lies above its median by ``DEVIATIONS`` (of its median absolute deviation,
     in logarithms) and above ``LEAST_BAD``, or ``rebuilt / still`` above ``CERTAINLY_BAD``. If the
     rest explains the images only when made as long as the flow's, depth has another unit than
@@ -109,7 +111,9 @@ def _judge(errors: OdometryErrors, times_ns: NDArray[np.int64]) -> tuple[NDArray
         return np.zeros(len(times_ns), dtype=np.bool_), False
     bad = _running_median(at_best, times_ns) > CERTAINLY_BAD
     if _median(at_best[~bad]) > LARGEST_USUAL:
-        return np.ones_like(bad), True
+        bad = _running_median(at_best, times_ns) > LARGEST_USUAL
+        if (~bad).mean() < LEAST_KEPT:
+            return np.ones_like(bad), True
     if _median(over_still[~bad]) > LARGEST_USUAL:
         return bad, False
     over_flow = errors.rebuilt / errors.flow

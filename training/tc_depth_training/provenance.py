@@ -62,12 +62,16 @@ def with_odometry(info: WeightsInfo, pose: PoseSource, share: float) -> WeightsI
     if pose == 'learned':
         return info
     metric = pose == 'odometry' or share >= LEAST_ODOMETRY  # by odometry alone: no other is used
-    part = '' if share == 1 else f' of {100 * share:.2g} % of the windows'
+    part = '' if share == 1 else f' of {_percent(share)} of the windows'
     source = f'odometry, which gave the motion in training{part}'
     if not metric:
         source = f'unknown: {source}, too few to set the unit'
     notes = {**info.notes, 'odometry_share': round(share, 4)}
     return replace(info, metric=metric, scale_source=source, notes=notes)
+
+
+def _percent(share: float) -> str:
+    return f'{100 * share:.2g} %' if share < 0.95 else f'{min(100 * share, 99.9):.1f} %'
 
 
 def focal_factors(

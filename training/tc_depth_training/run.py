@@ -96,9 +96,11 @@ class Run:
         :raises ConfigError: it had other data
         """
         if state.data != self.data.keys:
+            names = ', '.join(recording.name for recording in self.data.recordings)
             raise ConfigError(
-                f'the run was begun with other data ({_listed(state.data)}; now '
-                f'{_listed(self.data.keys)}): give the same bags, or choose another --out'
+                f'the run was begun with other data (contents {", ".join(state.data)}; now '
+                f'{", ".join(self.data.keys)} of {names}): give the same bags, or choose another '
+                '--out'
             )
         self.learner.load_state_dict(state.learner)
         self._distrust(tuple(Distrusted(*stretch) for stretch in state.distrusted))
@@ -112,10 +114,28 @@ class Run:
         return self.steps_done > 0 or self.best.step is not None
 
     @property
+    def doubt_of_start(self) -> str:
+        """
+        Why the weights of the start are not to be compared with what comes of them; '' is nothing.
+
+        Scores of images scaled one by one do not see the unit.
+        """
+        start, taught_metres = self.start, self.config.pose != 'learned'
+        if start is None or not taught_metres or (start.metric and start.scale == 1):
+            return ''
+        unit = f'{start.scale:.3g} m' if start.metric else 'unknown'
+        return (
+            f'the unit of {self.config.init} is {unit}: odometry teaches it metres in the course '
+            'of the run, so the start is not judged, and the scale of a short run is not to be '
+            'trusted'
+        )
+
+    @property
     def owes_judgement(self) -> bool:
         """Whether the weights are to be judged before the next step: the start, or cut off."""
         if self.steps_done == 0:
-            return bool(self.config.init) and self._judged_after is None
+            begins_trained = self.start is not None and not self.doubt_of_start
+            return begins_trained and self._judged_after is None
         due = self.is_due(self.config.validation.every_steps)
         return due and self._judged_after != self.steps_done
 
@@ -300,7 +320,3 @@ class Run:
             return None
         self._teacher.begin_epoch(epoch)
         return self._teacher.depth(batch.images, batch.K, target)
-
-
-def _listed(keys: tuple[str, ...]) -> str:
-    return ', '.join(keys)

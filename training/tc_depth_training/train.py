@@ -125,6 +125,8 @@ def _carry_out(run: Run, out: Path, interruption: Interruption) -> Outcome:
 def _take_steps(run: Run, out: Path, watcher: Watcher | None) -> str:
     """Take the steps that are left; returns why not all of them, '' if so."""
     stopped = run.reason_to_stop()
+    if watcher and run.doubt_of_start and not run.is_begun:
+        watcher.warn(0, run.doubt_of_start)
     if run.owes_judgement and not stopped:
         _judge(run, out, watcher)
         stopped = run.reason_to_stop()
@@ -163,6 +165,8 @@ def _judge(run: Run, out: Path, watcher: Watcher | None) -> None:
             findings += run.find_focal_lengths()
         if run.config.pose != 'learned':
             findings += run.check_odometry()
+        if run.processes.asked_to_end():  # then these were cut short
+            return
     score = run.validate()
     if watcher and not run.owes_judgement:
         for finding in findings:

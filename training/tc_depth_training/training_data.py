@@ -41,9 +41,9 @@ class TrainingData:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What the run's data is known by: content of the recordings, and windows of each."""
+        """What the run's data is known by: each recording's content, not its name; and windows."""
         pairs = zip(self.recordings, self.summaries, strict=True)
-        return tuple(f'{s.name} {r.key}: {s.windows} + {s.held_out} windows' for r, s in pairs)
+        return tuple(f'{r.key}: {s.windows} + {s.held_out} windows' for r, s in pairs)
 
 
 def load_training_data(
