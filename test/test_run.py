@@ -32,10 +32,11 @@ from tc_depth_training import train as train_module
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
 from tc_depth_training.config import TrainingConfig
-from tc_depth_training.config_file import load_config
+from tc_depth_training.config_file import load_config, save_config
 from tc_depth_training.data.windows import Batch
 from tc_depth_training.finish import finish
 from tc_depth_training.guards import TrainingError
+from tc_depth_training.interruption import Interrupted, Interruption
 from tc_depth_training.learner import Learner
 from tc_depth_training.odometry_trust import Distrusted, Findings
 from tc_depth_training.processes import Processes
@@ -638,6 +639,33 @@ def test_what_a_killed_process_left_is_removed(bag: Path, tmp_path: Path) -> Non
     left.touch()
     with held_folder(tmp_path):
         assert not left.exists()
+
+
+def test_a_bag_is_known_whatever_its_name(bag: Path, tmp_path: Path) -> None:
+    config = configured('steps=2')
+    train([bag], config, tmp_path / 'out')
+    copy = shutil.copytree(bag, tmp_path / 'moved')
+    assert train([copy], config, tmp_path / 'out', resume=True).finished
+
+
+def test_a_run_that_saved_nothing_begins_anew_by_its_settings_and_says_so(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_config(configured('steps=1', 'batch_size=3'), tmp_path / CONFIG_NAME)
+    assert main(['train', str(bag), '--out', str(tmp_path), '--resume']) == 0
+    assert f'it begins anew by {tmp_path / CONFIG_NAME}' in capsys.readouterr().out
+    assert load_config(tmp_path / CONFIG_NAME).batch_size == 3
+    assert main(['train', str(bag), '--out', str(tmp_path), '--resume']) == 0
+    assert 'begins anew' not in capsys.readouterr().out
+
+
+def test_asked_while_it_waits_it_raises_when_it_waits_no_more_and_only_then() -> None:
+    with Interruption() as interruption:
+        interruption.wait_for_steps()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            interruption.wait_no_more()
+        signal.raise_signal(signal.SIGTERM)  # schedulers tell more than once
 
 
 def test_odometry_to_learn_from_must_be_there(

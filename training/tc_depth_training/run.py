@@ -85,7 +85,7 @@ class Run:
         self.start = start
         self._teacher = teacher
         self.held_out = data.held_out  # of that, what no distrusted odometry spoils
-        self._judged = np.ones(len(data.held_out), dtype=np.bool_)
+        self._judged_windows = np.ones(len(data.held_out), dtype=np.bool_)
         self._distrust(())
         self._started = time.monotonic()
 
@@ -252,10 +252,10 @@ class Run:
         self._distrusted = stretches
         self._trusted = torch.from_numpy(trusted_windows(self.data.learned, stretches))
         judged = trusted_windows(self.data.held_out, stretches)
-        if not np.array_equal(judged, self._judged):
+        if not np.array_equal(judged, self._judged_windows):
             # A score by other windows is not to be compared with this one
             self.best = replace(self.best, score=math.inf)
-        self._judged, self.held_out = judged, self.data.held_out.only(judged)
+        self._judged_windows, self.held_out = judged, self.data.held_out.only(judged)
 
     def validate(self) -> Score | None:
         """Score the weights as they are now; None: nothing is held out, or there is no time."""
