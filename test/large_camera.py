@@ -28,7 +28,7 @@ IDLE_S = 3.0  # without a message: then nothing more will come
 def count_outputs(client: Client) -> dict[str, list[int]]:
     """Subscribe the node's outputs; their stamps, which grow as messages come."""
     heard: dict[str, list[int]] = {output: [] for output in LISTENED}
-    qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+    qos = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 
     def note(output: str, message: bytes) -> None:
         heard[output].append(serialised_stamp_ns(message))

@@ -174,6 +174,16 @@ def node_command(
     return command
 
 
+def queue_of(topic: str, depth: int) -> dict[str, int]:
+    """
+    Parameter that gives the node's subscription of an image topic a longer queue.
+
+    A process that a busy machine lets stand for a second loses at 10 Hz what its queue of 5 does
+    not hold, and no test is about that.
+    """
+    return {f'qos_overrides.{topic}.subscription.depth': depth}
+
+
 # ---- what the node eats --------------------------------------------------------------------
 
 

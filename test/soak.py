@@ -19,6 +19,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from ros_harness import (
     LARGE_MESSAGES,
@@ -26,6 +27,7 @@ from ros_harness import (
     Client,
     Process,
     node_command,
+    queue_of,
     ros_world,
     running,
     serialised_stamp_ns,
@@ -42,6 +44,7 @@ SAMPLE_PERIOD_S = 1.0
 CLEAN_S = 2.0  # without faults at the end, so that nothing waits
 SETTLING_S = 3.0  # for what is still on its way then
 START_S = 90
+QUEUE = 100  # of the node, in images
 
 
 class Camera:
@@ -127,7 +130,9 @@ def soak(
     :raises AssertionError: the node does not begin to work, or does not come to rest
     """
     transport = 'compressed' if recording.compressed else 'raw'
-    parameters = {'device': device, 'image_transport': transport}
+    topic = '/image/compressed' if recording.compressed else '/image'
+    parameters: dict[str, Any] = {'device': device, 'image_transport': transport}
+    parameters |= queue_of(topic, QUEUE)
     parameters |= {'weights': weights} if weights else {}
     command = node_command(parameters)
     with ExitStack() as stack:

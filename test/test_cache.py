@@ -786,16 +786,11 @@ def test_without_odometry_a_bag_is_refused_where_poses_are_needed(bag, load, tmp
         load(path, pose_required=True)
 
 
-def test_depth_of_another_shape_or_of_a_remapped_camera_is_left(
-    bag, load, tmp_path, capsys
-) -> None:
-    bent = changed(bag, tmp_path / 'bent', INFO, -1, d=np.array([-0.3, 0.1, 0, 0, 0]))
-    narrow = changed(bag, tmp_path / 'narrow', DEPTH, -1, width=40)
-    for path, why in ((bent, 'rectified here'), (narrow, 'of another shape')):
-        recording = load(path)
-        assert recording.depth_rows.max() == -1 and recording.depth is None
-        said = capsys.readouterr().out
-        assert 'goes without depth images' in said and why in said
+def test_depth_of_another_shape_is_left(bag, load, tmp_path, capsys) -> None:
+    recording = load(changed(bag, tmp_path / 'narrow', DEPTH, -1, width=40))
+    assert recording.depth_rows.max() == -1 and recording.depth is None
+    said = capsys.readouterr().out
+    assert 'goes without depth images' in said and 'of another shape' in said
 
 
 def test_only_what_a_bent_lens_saw_is_seen(bag, load, tmp_path) -> None:

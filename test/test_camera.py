@@ -187,6 +187,38 @@ def test_what_lies_outside_the_raw_image_is_not_seen_and_black(model: str) -> No
     assert (white[camera.seen & clear] == 255).all()
 
 
+def plane(rays: Array, normal: Array) -> Array:
+    """z of a slanted plane, 4 m away along its normal, on rays at z = 1, (..., 3)."""
+    return np.asarray(4 / (rays @ normal))
+
+
+@pytest.mark.parametrize('model', D)
+def test_depth_is_turned_with_the_camera_and_read_at_the_nearest_pixel(model: str) -> None:
+    camera = CameraModel.from_message(camera_info(model), rectify=True)
+    row, column = np.indices((HEIGHT, WIDTH)).astype(float)
+    pixels = np.stack([column, row], axis=-1).reshape(-1, 1, 2)
+    undistort = cv2.fisheye.undistortPoints if model == 'equidistant' else cv2.undistortPoints
+    raw_rays = cv2.convertPointsToHomogeneous(undistort(pixels, K, np.array(D[model])))
+    rays = cv2.convertPointsToHomogeneous(pixels).reshape(-1, 3) @ np.linalg.inv(NEW_K).T
+    slanted = np.array([0.3, -0.2, 0.9])
+    raw = plane(raw_rays.reshape(-1, 3), slanted).reshape(HEIGHT, WIDTH).astype(np.float32)
+    expected = plane(rays, R @ slanted).reshape(HEIGHT, WIDTH)
+
+    depth = camera.rectify_depth(raw)
+    assert depth.dtype == np.float32
+    assert camera.seen is not None
+    np.testing.assert_array_equal(np.isnan(depth), ~camera.seen)
+    error = (depth / expected - 1)[camera.seen]
+    assert np.quantile(np.abs(error), 0.99) < 0.003  # the plane's slope over a pixel
+    assert abs(np.median(error)) < 1e-4  # to no side
+
+
+def test_depth_that_needs_no_rectification_is_not_even_copied() -> None:
+    depth = np.ones((HEIGHT, WIDTH), np.float32)
+    assert CameraModel.from_message(undistorted(), rectify=True).rectify_depth(depth) is depth
+    assert CameraModel.from_message(camera_info(), rectify=False).rectify_depth(depth) is depth
+
+
 def test_where_the_distortion_turns_back_nothing_is_seen() -> None:
     # r (1 - 0.6 r^2) grows up to r = 0.745 only; beyond 1.29 the image comes again, upside down
     wide = np.hstack([np.diag([100.0, 100, 1]), np.zeros((3, 1))])

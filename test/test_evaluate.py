@@ -520,8 +520,8 @@ def failing(folder: Path, views: list[SyntheticView], kind: str) -> tuple[Path, 
             large = render_recording(2, 2 * HEIGHT, 2 * WIDTH)
             after = [replace(v, stamp_ns=v.stamp_ns + 5 * SECOND) for v in large]
             write_bag(path, [*views, *after])
-        case 'two depth topics':
-            write_bag(folder / 'camera', views)
+        case 'depth of another camera':
+            write_bag(folder / 'camera', views, depth=False)
             write_bag(folder / 'other', views, camera='/other')
             merge(path, (folder / 'camera', ''), (folder / 'other', 'depth'))
         case 'a lidar that nothing links':
@@ -541,7 +541,7 @@ def failing(folder: Path, views: list[SyntheticView], kind: str) -> tuple[Path, 
         ('odometry of another time', ['/odom', 'does not overlap', '1700000060.000']),
         ('depth of another shape', [DEPTH, '96x96', '128x96', '--depth none']),
         ('images of two sizes', ['128x96', '256x192', 'split the bag']),
-        ('two depth topics', ['2 depth topics', DEPTH, '/other/depth', '--depth TOPIC']),
+        ('depth of another camera', ['/other/depth', "'other_color_", 'align_depth', '--depth']),
         ('a lidar that nothing links', [LIDAR, "'velodyne'", 'record /tf_static']),
         ('no bag', ['does not exist']),
         ('--image /nowhere', ["no image topic '/nowhere'", '/camera/color']),

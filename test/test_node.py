@@ -35,6 +35,7 @@ from ros_harness import (
     Health,
     Process,
     node_command,
+    queue_of,
     ros_world,
     running,
     write_weights,
@@ -638,10 +639,7 @@ def only_fast_dds(shared_client: Client) -> None:
 @pytest.mark.usefixtures('only_fast_dds')
 def test_with_the_profile_no_large_raw_image_is_lost(world: Path, large_bag: Path) -> None:
     profile = dict.fromkeys(PROFILE_VARIABLES, str(ROOT / 'config' / 'fastdds_shm.xml'))
-    # Room for the whole bag: a node that the machine let stand for a second lost what its queue
-    # of 5 could not hold, with or without the profile
-    queue = f'qos_overrides.{LARGE}.subscription.depth'
-    parameters = {'weights': world / 'tiny.safetensors', queue: LARGE_COUNT}
+    parameters = {'weights': world / 'tiny.safetensors', **queue_of(LARGE, LARGE_COUNT)}
     info = '/camera/color/camera_info'
     remaps = {'__node': 'large', 'image': LARGE, 'camera_info': info}
     play = [*PLAY_LARGE, str(large_bag), '--wait-for', f'{LARGE}=1', f'{info}=1']

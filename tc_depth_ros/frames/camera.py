@@ -9,6 +9,7 @@ the rectified image shows the same window of the full rectified image that the R
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import cv2
@@ -85,6 +86,38 @@ class CameraModel:
         if self.maps is None:
             return image
         return np.asarray(cv2.remap(image, *self.maps, cv2.INTER_LINEAR), dtype=np.uint8)
+
+    def rectify_depth(self, depth: NDArray[np.float32]) -> NDArray[np.float32]:
+        """
+        Rectify depth that fits the raw image, of ``size``; the same where there is nothing to do.
+
+        Each pixel takes the raw one nearest, since the mean of two surfaces is on neither.
+
+        :param depth: z along the raw camera's optical axis, in m, (H, W)
+        :return: z along the rectified camera's, in m, (H, W), NaN where ``seen`` is False
+        """
+        if self.maps is None:
+            return depth
+        nothing: NDArray[np.int16] = np.empty(0, dtype=np.int16)
+        read = cv2.remap(depth, self._nearest_px, nothing, cv2.INTER_NEAREST, borderValue=np.nan)
+        return np.asarray(read / self._raw_z, dtype=np.float32)
+
+    @cached_property
+    def _nearest_px(self) -> NDArray[np.int16]:
+        """The raw pixel nearest to where the maps read, (H, W, 2): OpenCV itself rounds down."""
+        assert self.maps is not None
+        steps = round(1 / MAP_RESOLUTION_PX)
+        beyond = np.stack([self.maps.fraction % steps, self.maps.fraction // steps], axis=-1)
+        return np.asarray(self.maps.whole_px + (beyond >= steps // 2), dtype=np.int16)
+
+    @cached_property
+    def _raw_z(self) -> NDArray[np.float32]:
+        """z in the raw camera of the ray that has z = 1 in the rectified one, (H, W)."""
+        row, column = np.indices(self.size)
+        pixels = np.stack([column, row, np.ones_like(row)], axis=-1)
+        # The last row of R^T K^-1
+        raw_z = pixels @ (_rotation(self.calibration).T @ np.linalg.inv(self.K))[2]
+        return np.asarray(raw_z, dtype=np.float32)
 
 
 def _check_roi(calibration: Calibration) -> None:

@@ -59,6 +59,12 @@ class FrameDecoder:
         rectified = model.rectify(pixels)
         return Frame(rectified, model.K, stamp_ns(image.header), frame_id, model.seen)
 
+    @property
+    def camera(self) -> CameraModel:
+        """The camera of the last frame; there must be one."""
+        assert self._model is not None
+        return self._model
+
     def _model_of(self, camera_info: CameraInfoMessage) -> CameraModel:
         """Keep the model while the CameraInfo says the same: every image has a new message."""
         model = self._model

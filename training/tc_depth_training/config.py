@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from tc_depth_ros.network.config import MONODEPTH, MONODEPTH2, PAPER, SMALL, DepthConfig
 from tc_depth_training.data.augmentation import ColourJitter
+from tc_depth_training.data.topics import check_depth_topics
 from tc_depth_training.losses.objective import ObjectiveConfig
 
 PRESETS = Path(__file__).parent / 'presets'
@@ -50,6 +51,11 @@ class DataConfig(_Section):
     cache_dir: str = ''  # empty: tc_depth in the user's cache folder
     workers: Annotated[int, Field(ge=0)] = 0  # processes that read windows; 0 is fastest from disk
     start_method: Literal['', 'fork', 'forkserver', 'spawn'] = ''  # of workers; empty: Python's
+
+    @model_validator(mode='after')
+    def _check(self) -> DataConfig:
+        check_depth_topics(self.depth_topic, self.lidar_topic)
+        return self
 
 
 class ValidationConfig(_Section):

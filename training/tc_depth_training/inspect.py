@@ -9,7 +9,8 @@ import numpy as np
 
 from tc_depth_ros.frames.camera import CameraModel
 from tc_depth_ros.frames.decoder import is_rectified
-from tc_depth_training.data.bag import ODOMETRY, Bag, BagError
+from tc_depth_training.data.bag import ODOMETRY, Bag, BagError, CameraTopics
+from tc_depth_training.data.depth_source import find_depth_images, find_lidar
 from tc_depth_training.data.load import read_recording
 from tc_depth_training.data.motion import STATIC_FLOW_PX, flows_px
 from tc_depth_training.data.recording import Recording
@@ -29,14 +30,14 @@ def inspect_bag(
     path: Path, time_steps_s: Sequence[float], image_topic: str = '', camera_info_topic: str = ''
 ) -> str:
     """
-    Describe a bag: topics, rates, K, gaps, standing still, usable windows.
+    Describe a bag: topics, rates, K, gaps, standing still, usable windows, measured depth.
 
     :raises BagError: the bag cannot be read, or has no usable camera
     """
     with Bag(path) as bag:
         duration_s, topics = bag.duration_s, bag.topics()
         camera = bag.find_camera(image_topic, camera_info_topic)
-        frame_id = bag.first(camera.image).header.frame_id
+        frame_id, depth = bag.frame_id(camera), _measured_depth(bag, camera)
         try:
             model = bag.camera_model(camera)
         except ValueError as error:
@@ -69,8 +70,18 @@ def inspect_bag(
             *_motion(recording),
             *_windows(recording, time_steps_s),
             f'odometry: {", ".join(odometry) or "none; train with pose: learned"}',
+            f'measured depth: {depth}',
         ]
     )
+
+
+def _measured_depth(bag: Bag, camera: CameraTopics) -> str:
+    """What weights would be judged by, or why not."""
+    try:
+        found = find_depth_images(bag, camera) or find_lidar(bag, camera)
+    except ValueError as error:
+        return f'not usable: {error}'
+    return found.topic if found else 'none'
 
 
 def _rectification(topic: str, model: CameraModel) -> str:

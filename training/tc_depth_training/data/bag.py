@@ -141,15 +141,16 @@ class Bag:
         names = [t.name for t in self.topics() if t.type == message_type]
         return choose(self.path, kind, names, name)
 
-    def frames(self, camera: CameraTopics) -> Iterator[Frame]:
+    def frames(self, camera: CameraTopics, decoder: FrameDecoder | None = None) -> Iterator[Frame]:
         """
         Decode all frames in the order recorded, each with the CameraInfo nearest in time.
 
         As the node does, rectify them, unless the topic's name says that they are.
 
+        :param decoder: to be asked for the camera of the frame; None: one of its own
         :raises ValueError: an image or CameraInfo cannot be decoded, or they do not fit
         """
-        decoder = FrameDecoder(rectify=not is_rectified(camera.image))
+        decoder = decoder or FrameDecoder(rectify=not is_rectified(camera.image))
         for pair in self.read(camera):
             if isinstance(pair, Pair):
                 yield decoder.decode(pair.image, pair.camera_info)
@@ -181,6 +182,11 @@ class Bag:
         """The first message of a topic that has some."""
         return next(self._messages(topic))
 
+    def frame_id(self, camera: CameraTopics) -> str:
+        """The camera's frame, of its first image, or where that says none of its CameraInfo."""
+        said: str = self.first(camera.image).header.frame_id
+        return said or str(self.first(camera.camera_info).header.frame_id)
+
     def image_at(self, topic: str, log_ns: int, image_stamp_ns: int) -> Any:
         """The image that was recorded at log_ns with this header stamp; raises BagError."""
         for _, _, message in self._recorded({topic}, log_ns, log_ns + 1):
@@ -200,12 +206,11 @@ class Bag:
         """
         Find the topic named, or the only one of a kind; '' where there is none.
 
-        :param kind: 'depth', 'lidar' or 'odom'
+        :param kind: 'lidar' or 'odom'
         :param wanted: a topic; or 'none', to go without
         :raises BagError: several fit, or the one named is not there
         """
         names = {
-            'depth': [t.name for t in self.topics() if t.is_depth],
             'lidar': [t.name for t in self.topics() if t.type == POINT_CLOUD],
             'odom': [t.name for t in self.topics() if t.type == ODOMETRY],
         }[kind]
@@ -218,15 +223,9 @@ class Bag:
         return np.array([stamp_ns(m.header) for m in self._messages(topic)], dtype=np.int64)
 
     def depth_maps(self, topic: str = '') -> Iterator[DepthMap]:
-        """Decode a depth topic: the one named, or the only one; raises BagError."""
-        topics = {t.name: t for t in self.topics() if t.is_depth}
-        chosen = choose(self.path, 'depth', list(topics), topic)
-        if topics[chosen].type == COMPRESSED_IMAGE:
-            raise BagError(
-                f'{chosen} of {self.path} is compressed depth, which is not read here: republish '
-                'it as a raw image (image_transport republish) and record that, or go without '
-                f'by --depth {NO_TOPIC}'
-            )
+        """Decode depth images: of the topic named, or the only one; raises BagError."""
+        topics = [t.name for t in self.topics() if t.is_depth and t.type == IMAGE]
+        chosen = choose(self.path, 'depth', topics, topic)
         for message in self._messages(chosen):
             yield DepthMap(stamp_ns(message.header), decode_depth(message))
 

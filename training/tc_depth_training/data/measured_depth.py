@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tc_depth_ros.frames.camera import CameraModel
 from tc_depth_training.data.topics import BagError
 
 # Depth this much off a frame's time, in periods of the camera and in s, still belongs to it
@@ -47,6 +48,16 @@ def check_shape(name: str, depth: tuple[int, int], image: tuple[int, int]) -> No
             'another shape: record depth that is registered to the image, or go without by '
             '--depth none'
         )
+
+
+def fit_depth(depth: NDArray[np.float32], camera: CameraModel) -> NDArray[np.float32]:
+    """
+    Bring depth that fits a camera's raw image to its rectified one.
+
+    :param depth: z in m, NaN where unknown, of any size of the raw image's shape
+    :return: (H, W) of the camera's size, NaN where the camera has not seen
+    """
+    return camera.rectify_depth(resize_depth(depth, camera.size))
 
 
 def resize_depth(depth: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

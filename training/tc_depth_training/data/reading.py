@@ -17,10 +17,11 @@ from tc_depth_ros.frames.frame import Frame, decode_depth, decode_image, stamp_n
 from tc_depth_ros.frames.preprocessing import resize_image, scaled_intrinsics
 from tc_depth_ros.frames.window import FrameRejected
 from tc_depth_training.data.bag import Bag, BagDamaged, BagError
-from tc_depth_training.data.measured_depth import resize_depth
+from tc_depth_training.data.depth_source import DepthSource
+from tc_depth_training.data.measured_depth import fit_depth, resize_depth
 from tc_depth_training.data.pairing import Pair
 from tc_depth_training.data.point_cloud import decode_points, depth_of_points
-from tc_depth_training.data.source import DepthSource, Source
+from tc_depth_training.data.source import Source
 from tc_depth_training.data.trajectory import CameraTracks
 
 UNDECODED, UNFIT = 'not decoded', 'CameraInfo unusable'
@@ -144,20 +145,27 @@ class _Reader:
 
     def take_depth(self, message: Any) -> None:
         readings, source = self.readings, self._source.depth
-        # Before the first image nothing says where a lidar's points would fall
+        # Before the first image nothing says where it would fall
         if source is None or self._depths is None or not readings.K:
             return
         try:
-            depth = _depth_at_size(message, source, readings.K[readings.camera[-1]], self._size)
+            depth = self._depth_at_size(message, source)
         except ValueError as error:
             return readings.leave_out(UNDECODED_DEPTH, error)
         self._depths.append(depth.astype(np.float16))
         readings.depth_stamps_ns.append(stamp_ns(message.header))
         readings.frames_before_depth.append(len(readings.stamps_ns))
 
-    @property
-    def _size(self) -> tuple[int, int]:
-        return self._source.size
+    def _depth_at_size(self, message: Any, source: DepthSource) -> NDArray[np.float32]:
+        size = self._source.size
+        if source.camera_T_points is not None:
+            K = self.readings.K[self.readings.camera[-1]].astype(np.float64)
+            return depth_of_points(decode_points(message), source.camera_T_points, K, size)
+        depth = decode_depth(message)
+        depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
+        if source.is_raw:
+            depth = fit_depth(depth, self._decoder.camera)
+        return resize_depth(depth, size)
 
 
 def _cause(image: Any) -> str:
@@ -174,14 +182,3 @@ def shrink_mask(seen: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bo
     as_image = np.repeat(np.where(seen, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
     shrunk = resize_image(as_image, size)[..., 0] == 255
     return None if shrunk.all() else shrunk
-
-
-def _depth_at_size(
-    message: Any, source: DepthSource, K: NDArray[np.float32], size: tuple[int, int]
-) -> NDArray[np.float32]:
-    if source.camera_T_points is not None:
-        points = decode_points(message)
-        return depth_of_points(points, source.camera_T_points, K.astype(np.float64), size)
-    depth = decode_depth(message)
-    depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
-    return resize_depth(depth, size)

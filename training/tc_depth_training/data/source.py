@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tc_depth_training.data.bag import (
     NO_TOPIC,
     ODOMETRY,
@@ -17,8 +14,7 @@ from tc_depth_training.data.bag import (
     BagError,
     CameraTopics,
 )
-from tc_depth_training.data.measured_depth import check_shape
-from tc_depth_training.data.topics import COMPRESSED_IMAGE
+from tc_depth_training.data.depth_source import DepthSource, find_depth_images, find_lidar
 from tc_depth_training.data.transform_tree import Chain
 
 Found = TypeVar('Found')
@@ -43,15 +39,6 @@ class OdometrySource:
 
     topic: str  # of the odometry
     child_T_camera: Chain  # from the camera to what the odometry is of
-
-
-@dataclass(frozen=True)
-class DepthSource:
-    """Where measured depth comes from."""
-
-    topic: str
-    count: int  # messages
-    camera_T_points: NDArray[np.float64] | None  # (4, 4), of a lidar; None: depth images
 
 
 @dataclass(frozen=True)
@@ -96,18 +83,15 @@ def _source(
     notes: list[str] = []
     if topic.detail.startswith('mono16'):
         notes.append(f'{name}: {camera.image} is mono16: taken as grey images, not as depth')
-    frame_id = (
-        bag.first(camera.image).header.frame_id or bag.first(camera.camera_info).header.frame_id
-    )
 
     def find_odometry() -> OdometrySource | None:
-        return _find_odometry(bag, wanted.odometry_topic, frame_id, pose_required)
+        return _find_odometry(bag, camera, wanted.odometry_topic, pose_required)
 
-    def find_depth() -> DepthSource | None:
-        return _find_depth_images(bag, camera, wanted.depth_topic)
+    def find_images() -> DepthSource | None:
+        return find_depth_images(bag, camera, wanted.depth_topic)
 
-    def find_lidar() -> DepthSource | None:
-        return _find_lidar(bag, wanted.lidar_topic, frame_id)
+    def find_points() -> DepthSource | None:
+        return find_lidar(bag, camera, wanted.lidar_topic)
 
     without = f'{name} goes without'
     if pose_required:
@@ -117,8 +101,8 @@ def _source(
     depth = None
     # What is named goes first; else an image has more than a lidar
     named_lidar = wanted.lidar_topic not in ('', NO_TOPIC)
-    for kind, find in (('depth images', find_depth), ('a lidar', find_lidar)):
-        if depth is None and not (named_lidar and find is find_depth):
+    for kind, find in (('depth images', find_images), ('a lidar', find_points)):
+        if depth is None and not (named_lidar and find is find_images):
             depth = _if_possible(find, f'{without} {kind}', notes)
     return Source(bag.path, name, camera, topic.count, wanted.size, odometry, depth, tuple(notes))
 
@@ -132,34 +116,13 @@ def _if_possible(find: Callable[[], Found | None], without: str, notes: list[str
         return None
 
 
-def _find_odometry(bag: Bag, wanted: str, frame_id: str, required: bool) -> OdometrySource | None:
+def _find_odometry(
+    bag: Bag, camera: CameraTopics, wanted: str, required: bool
+) -> OdometrySource | None:
     topic = bag.find_optional('odom', wanted)
     if not topic and required:
         topic = bag.find('odom', ODOMETRY)  # says that there is none
     if not topic:
         return None
-    return OdometrySource(topic, bag.chain(bag.first(topic).child_frame_id, frame_id, topic))
-
-
-def _find_depth_images(bag: Bag, camera: CameraTopics, wanted: str) -> DepthSource | None:
-    name = bag.find_optional('depth', wanted)
-    if not name:
-        return None
-    topic = next(t for t in bag.topics() if t.name == name)
-    if topic.type == COMPRESSED_IMAGE:
-        raise BagError(f'{name} is compressed: record it as a raw image (image_transport)')
-    model = bag.camera_model(camera)
-    if model.maps is not None:
-        raise BagError(f'{camera.image} is rectified here, and {name} would not fit any longer')
-    message = bag.first(name)
-    check_shape(name, (message.height, message.width), model.size)
-    return DepthSource(name, topic.count, None)
-
-
-def _find_lidar(bag: Bag, wanted: str, frame_id: str) -> DepthSource | None:
-    name = bag.find_optional('lidar', wanted)
-    if not name:
-        return None
-    camera_T_points = bag.static_transform(frame_id, bag.first(name).header.frame_id, name)
-    count = next(t.count for t in bag.topics() if t.name == name)
-    return DepthSource(name, count, camera_T_points)
+    child = bag.first(topic).child_frame_id
+    return OdometrySource(topic, bag.chain(child, bag.frame_id(camera), topic))

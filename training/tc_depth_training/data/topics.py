@@ -79,6 +79,14 @@ def choose(path: Path, kind: str, names: list[str], wanted: str) -> str:
     return wanted or names[0]
 
 
+def check_depth_topics(depth: str, lidar: str) -> None:
+    """Refuse to have two topics of measured depth by name; raises BagError."""
+    if {depth, lidar}.isdisjoint(('', NO_TOPIC)):
+        raise BagError(
+            f'depth is measured by {depth} or by {lidar}, not both: name one (--depth, --lidar)'
+        )
+
+
 def info_beside(image: str) -> str:
     """Where image_transport puts the CameraInfo of an image topic."""
     return f'{image.removesuffix("/compressed").rpartition("/")[0]}/camera_info'

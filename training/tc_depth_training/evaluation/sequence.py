@@ -12,16 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from tc_depth_ros.frames.camera import CameraModel
+from tc_depth_ros.frames.decoder import FrameDecoder, is_rectified
 from tc_depth_ros.frames.frame import Frame
 from tc_depth_training.data.bag import NO_TOPIC, Bag, BagError, CameraTopics
+from tc_depth_training.data.depth_source import (
+    DepthSource,
+    find_depth_images,
+    find_lidar,
+)
 from tc_depth_training.data.measured_depth import (
     MAX_OFFSET_S,
     check_shape,
+    fit_depth,
     match_stamps,
     resize_depth,
 )
 from tc_depth_training.data.point_cloud import depth_of_points
-from tc_depth_training.data.topics import TRANSFORMS
+from tc_depth_training.data.topics import TRANSFORMS, check_depth_topics
 
 # Of scratch: RGB, put in order if need be; the truth; predictions with and without the past
 BYTES_PER_PIXEL = 2 * 3 + 4 + 2 * 4
@@ -68,61 +76,54 @@ def read_sequence(path: Path, topics: Topics, scratch: Path) -> FrameSequence:
     Read a bag's camera, and depth or lidar and odometry where it has them.
 
     :param scratch: a folder that outlives the sequence
-    :raises BagError: no camera; topics that do not overlap in time; depth of another shape; a
-        transform that is missing; no space left in the scratch folder
+    :raises BagError: no camera; topics that do not overlap in time; depth of another shape or
+        frame; a transform that is missing; no space left in the scratch folder
     """
     with Bag(path) as bag:
         camera = bag.find_camera(topics.image, topics.camera_info)
-        depth_topic, lidar_topic = _find_truth(bag, topics)
+        found = _find_truth(bag, camera, topics)
         odom_topic = bag.find_optional('odom', topics.odom)
-        images, K, stamps_ns, frame_id = _read_camera(bag, camera, scratch)
-        size = (images.shape[1], images.shape[2])
+        images, cameras, stamps_ns, frame_id = _read_camera(bag, camera, scratch)
         poses = None
         if odom_topic:
             poses = _read_poses(bag, odom_topic, frame_id, stamps_ns)
         truth = None
-        if depth_topic:
-            maps = _depth_images(bag, depth_topic, stamps_ns, size)
-        elif lidar_topic:
-            maps = _lidar_images(bag, lidar_topic, stamps_ns, frame_id, K, size)
-        if depth_topic or lidar_topic:
-            truth = np.memmap(scratch / 'truth', np.float32, 'w+', shape=(len(images), *size))
+        if found:
+            truth = np.memmap(scratch / 'truth', np.float32, 'w+', shape=images.shape[:3])
             truth[:] = np.nan
-            for index, depth in maps:
+            for index, depth in _measured(bag, found, stamps_ns, cameras):
                 truth[index] = depth
     return FrameSequence(
         images,
-        K,
+        np.stack([model.K for model in cameras]),
         stamps_ns,
         frame_id,
         truth,
-        depth_topic or lidar_topic,
-        sparse=bool(lidar_topic),
+        found.topic if found else '',
+        sparse=found is not None and found.camera_T_points is not None,
         world_T_camera=poses,
     )
 
 
-def _find_truth(bag: Bag, topics: Topics) -> tuple[str, str]:
-    """Topic of the depth images or of the lidar; a topic that is named wins, then depth does."""
-    named_depth, named_lidar = (
-        name not in ('', NO_TOPIC) for name in (topics.depth, topics.lidar)
-    )
-    if named_depth and named_lidar:
-        raise BagError(
-            f'{bag.path}: the truth is {topics.depth} or {topics.lidar}, not both: leave out '
-            '--depth or --lidar'
-        )
-    depth_topic = '' if named_lidar else bag.find_optional('depth', topics.depth)
-    return depth_topic, '' if depth_topic else bag.find_optional('lidar', topics.lidar)
+def _find_truth(bag: Bag, camera: CameraTopics, topics: Topics) -> DepthSource | None:
+    """Depth images or a lidar; a topic that is named wins, then depth images do."""
+    check_depth_topics(topics.depth, topics.lidar)
+    images = None
+    if topics.lidar in ('', NO_TOPIC):
+        images = find_depth_images(bag, camera, topics.depth)
+    return images or find_lidar(bag, camera, topics.lidar)
 
 
 def _read_camera(
     bag: Bag, camera: CameraTopics, scratch: Path
-) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.int64], str]:
+) -> tuple[NDArray[np.uint8], list[CameraModel], NDArray[np.int64], str]:
     count = next(t.count for t in bag.topics() if t.name == camera.image)
     images: np.memmap[tuple[int, ...], np.dtype[np.uint8]] | None = None
-    intrinsics, stamps, frame_id = [], [], ''
-    progress = tqdm(bag.frames(camera), f'reading {bag.path.name}', count, unit='frame')
+    cameras: list[CameraModel] = []
+    stamps, frame_id = [], ''
+    decoder = FrameDecoder(rectify=not is_rectified(camera.image))
+    frames = bag.frames(camera, decoder)
+    progress = tqdm(frames, f'reading {bag.path.name}', count, unit='frame')
     for index, frame in enumerate(progress):
         if images is None:
             _check_space(scratch, count, frame.size)
@@ -135,14 +136,14 @@ def _read_camera(
                 f'to {frame.size[1]}x{frame.size[0]} (width x height): split the bag there'
             )
         images[index] = frame.image
-        intrinsics.append(frame.K)
+        cameras.append(decoder.camera)
         stamps.append(frame.stamp_ns)
     if images is None:
         raise BagError(f'{camera.image} of {bag.path} has no images')
     stamps_ns, order = np.unique(np.array(stamps, dtype=np.int64), return_index=True)
     if not np.array_equal(order, np.arange(count)):
         images = _reordered(images, order, scratch)
-    return images, np.stack(intrinsics)[order], stamps_ns, frame_id
+    return images, [cameras[index] for index in order], stamps_ns, frame_id
 
 
 def _reordered(
@@ -185,26 +186,21 @@ def _matched(
             yield index, message
 
 
-def _depth_images(
-    bag: Bag, topic: str, stamps_ns: NDArray[np.int64], size: tuple[int, int]
+def _measured(
+    bag: Bag, found: DepthSource, stamps_ns: NDArray[np.int64], cameras: list[CameraModel]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Each depth that belongs to a frame, as that frame's rectified camera has it."""
+    topic, transform = found.topic, found.camera_T_points
+    if transform is not None:
+        for index, points in _matched(bag, topic, bag.point_clouds(topic), stamps_ns):
+            yield index, depth_of_points(points, transform, cameras[index].K, cameras[index].size)
+        return
     for index, measured in _matched(bag, topic, bag.depth_maps(topic), stamps_ns):
         rows, columns = measured.depth.shape
-        check_shape(f'{topic} of {bag.path}', (rows, columns), size)
-        yield index, resize_depth(measured.depth, size)
-
-
-def _lidar_images(
-    bag: Bag,
-    topic: str,
-    stamps_ns: NDArray[np.int64],
-    frame_id: str,
-    K: NDArray[np.float64],
-    size: tuple[int, int],
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    transform = bag.static_transform(frame_id, bag.first(topic).header.frame_id, topic)
-    for index, points in _matched(bag, topic, bag.point_clouds(topic), stamps_ns):
-        yield index, depth_of_points(points, transform, K[index], size)
+        camera = cameras[index]
+        check_shape(f'{topic} of {bag.path}', (rows, columns), camera.size)
+        fitted = fit_depth(measured.depth, camera) if found.is_raw else measured.depth
+        yield index, resize_depth(fitted, camera.size)
 
 
 def _no_overlap(
