@@ -102,6 +102,26 @@ def test_depth_of_a_raw_image_is_rectified_as_the_image_is(
         assert not np.isclose(found, view.depth, rtol=2e-3)[seen].mean() > 0.9
 
 
+def test_smaller_depth_is_brought_to_the_image_before_it_is_rectified(
+    recorded, read, tmp_path
+) -> None:
+    def halved(m: Recorded) -> Recorded:
+        if m.topic != DEPTH:
+            return m
+        depth = np.frombuffer(m.message.data, '<f4').reshape(SIZE)[::2, ::2]
+        data = np.frombuffer(depth.tobytes(), np.uint8)
+        size = {'height': SIZE[0] // 2, 'width': SIZE[1] // 2, 'step': 2 * SIZE[1]}
+        return replace(m, message=replace(m.message, data=data, **size))
+
+    raw = [renamed(distorted(m), ALIGNED) for m in recorded]
+    whole = read(put_together(tmp_path / 'whole', raw))
+    half = read(
+        put_together(tmp_path / 'half', [renamed(distorted(halved(m)), ALIGNED) for m in recorded])
+    )
+    np.testing.assert_array_equal(np.isfinite(half), np.isfinite(whole))
+    assert np.nanmedian(np.abs(half / whole - 1)) < 0.01
+
+
 def test_depth_that_says_it_is_rectified_is_taken_as_it_is(
     recorded, views, read, tmp_path
 ) -> None:
@@ -181,6 +201,12 @@ def test_two_that_both_fit_are_to_be_chosen_from(recorded, tmp_path) -> None:
             find_depth_images(bag, camera)
         found = find_depth_images(bag, camera, ALIGNED)
         assert found is not None and found.is_raw
+
+
+def test_where_the_camera_says_no_frame_any_depth_will_do(recorded, tmp_path) -> None:
+    silent = [m if m.topic in (DEPTH, '/odom') else of_frame(m, '') for m in recorded]
+    with Bag(put_together(tmp_path / 'bag', silent)) as bag:
+        assert find_depth_images(bag, bag.find_camera()) is not None
 
 
 @pytest.mark.parametrize('frame_id', ['', '/camera_color_optical_frame'])

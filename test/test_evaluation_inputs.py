@@ -335,9 +335,11 @@ def test_a_sequence_holds_what_was_recorded(read, views, tmp_path) -> None:
 
 
 def test_frames_twice_and_out_of_order_are_read_once_in_order(read, views, tmp_path) -> None:
+    views = [replace(v, K=np.diag([1 + i, 1, 1]) @ v.K) for i, v in enumerate(views)]
     shuffled = [views[i] for i in (3, 0, 4, 4, 2, 1, 0)]
     write_bag(tmp_path / 'bag', shuffled, image_format='png', depth_encoding='32FC1')
     sequence = read(tmp_path / 'bag')
+    np.testing.assert_allclose(sequence.K, [view.K for view in views[:5]])
     assert sequence.stamps_ns.tolist() == [view.stamp_ns for view in views[:5]]
     np.testing.assert_array_equal(sequence.images, [view.image for view in views[:5]])
     np.testing.assert_array_equal(sequence.truth, [view.depth for view in views[:5]])
