@@ -57,14 +57,12 @@ class BadStretch:
     recording: int
     start_ns: int  # stamps of its first and last window
     end_ns: int
-    windows: int
 
 
 @dataclass(frozen=True)
 class OdometryVerdict:
     """What to leave out."""
 
-    trusted: NDArray[np.bool_]  # (M,), of all windows by number; those not looked at are trusted
     stretches: tuple[BadStretch, ...]  # by recording and time
     # Of which not all can be said: the network has not yet learned their depth, or its unit
     unjudged: tuple[int, ...]
@@ -87,7 +85,6 @@ def judge_odometry(errors: OdometryErrors, stamps_ns: NDArray[np.int64]) -> Odom
 
     :param stamps_ns: of the middle frames of all windows, by number, (M,)
     """
-    trusted = np.ones(len(stamps_ns), dtype=np.bool_)
     stretches: list[BadStretch] = []
     unjudged: list[int] = []
     for recording in np.unique(errors.recording):
@@ -97,9 +94,8 @@ def judge_odometry(errors: OdometryErrors, stamps_ns: NDArray[np.int64]) -> Odom
         bad, is_judged = _judge(errors.only(of_it), times_ns)
         if not is_judged:
             unjudged.append(int(recording))
-        trusted[errors.window[of_it][bad]] = False
         stretches += _stretches(int(recording), bad, times_ns)
-    return OdometryVerdict(trusted, tuple(stretches), tuple(unjudged))
+    return OdometryVerdict(tuple(stretches), tuple(unjudged))
 
 
 def _judge(errors: OdometryErrors, times_ns: NDArray[np.int64]) -> tuple[NDArray[np.bool_], bool]:
@@ -152,6 +148,6 @@ def _stretches(
     """Runs of bad windows; in time order, (N,)."""
     edges = np.flatnonzero(np.diff(np.r_[False, bad, False].astype(np.int8)))
     return [
-        BadStretch(recording, int(stamps_ns[a]), int(stamps_ns[b - 1]), int(b - a))
+        BadStretch(recording, int(stamps_ns[a]), int(stamps_ns[b - 1]))
         for a, b in edges.reshape(-1, 2)
     ]
