@@ -439,6 +439,20 @@ def test_too_little_space_for_all_bags_is_found_before_the_first_pass(
         assert passes == ['a', 'b'] and 'b: 6 images' in capsys.readouterr().out
 
 
+def test_frames_in_memory_are_counted_for_every_process_of_the_machine(
+    halves, passes, monkeypatch
+) -> None:
+    data = DataConfig(height=32, width=40, cache='ram')
+    monkeypatch.setattr(space, 'free_memory', lambda: 100_000)
+    load_recordings(halves, data, False, quiet=True)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    with pytest.raises(
+        BagError, match='76.8 kB would be held by each of 2 processes, and 100.0 kB'
+    ):
+        load_recordings(halves, data, False, quiet=True)
+    assert len(passes) == 2
+
+
 def test_what_another_process_has_built_so_far_is_not_counted_twice(
     bag, tmp_path, monkeypatch
 ) -> None:

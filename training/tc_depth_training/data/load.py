@@ -141,7 +141,8 @@ def _check_space(keyed: Mapping[str, Source], data: DataConfig, quiet: bool) -> 
         sources, where = find_missing(keyed, root), f'kept in {root}'
     else:
         sources, where = list(keyed.values()), IN_MEMORY
-        check_memory(sources)
+        # As torchrun says; each has frames of its own
+        check_memory(sources, int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
     if not quiet:
         announce(sources, where)
 

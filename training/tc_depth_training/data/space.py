@@ -57,12 +57,17 @@ def free_memory() -> int | None:
     return 1024 * int(lines['MemAvailable'].split()[0])
 
 
-def check_memory(sources: Sequence[Source]) -> None:
-    """Whether these fit into memory, or the process would be killed on the way."""
+def check_memory(sources: Sequence[Source], processes: int = 1) -> None:
+    """
+    Whether these fit into memory, or the process would be killed on the way; raises BagError.
+
+    :param processes: of this machine, each of which holds them
+    """
     free = free_memory()
-    if free is not None and sum(map(needed_bytes, sources)) > free:
+    if free is not None and processes * sum(map(needed_bytes, sources)) > free:
+        held = 'held' if processes == 1 else f'held by each of {processes} processes'
         raise BagError(
-            f'too little memory: {_sum_text(sources)} would be held, and {size_text(free)} are '
+            f'too little memory: {_sum_text(sources)} would be {held}, and {size_text(free)} are '
             'free: set data.cache: disk, or a smaller size'
         )
 
