@@ -99,8 +99,8 @@ def summary_of(settings: Sequence[str] = (), name: str = 'kitchen') -> RunSummar
         best_step=30,
         score_name='abs_rel',
         held_out=(
-            HeldOutScore(name, 130, 0.051, 0.042, measured, errors(0.264)),
-            HeldOutScore('street', 30, 0.071, 0.062, None, None),
+            HeldOutScore(name, 130, 0.051, 0.042, measured, errors(0.264), 1.02),
+            HeldOutScore('street', 30, 0.071, 0.062, None, None, None),
         ),
         samples=(
             Sample(name, image, depth, depth * 1.1),

@@ -11,10 +11,13 @@ import torch
 from test_network import TINY, lively
 
 from tc_depth_ros.geometry.depth import depth_from_disparity
+from tc_depth_ros.network.checkpoint import WeightsInfo
+from tc_depth_ros.network.config import SMALL
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.config_file import load_config
 from tc_depth_training.data.windows import WindowDataset
 from tc_depth_training.examination import examine
+from tc_depth_training.finish import metres_in_doubt
 from tc_depth_training.focal_search import find_focal_factors
 from tc_depth_training.losses.objective import ObjectiveConfig
 from tc_depth_training.odometry_trust import hold_against_images
@@ -94,6 +97,28 @@ def test_a_scale_is_in_the_scores_and_not_yet_in_the_samples(data, model) -> Non
     assert before.depth.median.abs_rel == pytest.approx(after.depth.median.abs_rel)
     assert before.depth.none.abs_rel != pytest.approx(after.depth.none.abs_rel, rel=1e-3)
     assert before.constant == after.constant
+    assert before.scale == pytest.approx(2 * after.scale)
+    truths = [data.held_out.truth(n, NEWEST) for n in range(len(data.held_out))]
+    depths = [one.depth for one in judge(model, data.held_out, list(range(len(truths))), CPU)]
+    own = [
+        np.nanmedian(t) / np.median(d[np.isfinite(t)]) for t, d in zip(truths, depths, strict=True)
+    ]
+    assert before.scale == pytest.approx(np.median(own), rel=1e-3)
+
+
+def test_metres_that_measured_depth_does_not_have_are_doubted(data, model) -> None:
+    score = examine(model, 1.0, data.held_out, 100, CPU).scores[0]
+    info = WeightsInfo(SMALL, 48, 64, metric=True, scale_source='poses of /odom')
+
+    def doubts(scale: float | None, metric: bool = True) -> tuple[str, ...]:
+        return metres_in_doubt(replace(info, metric=metric), [replace(score, scale=scale)])
+
+    for scale in (0.001, 0.66, 1.51):
+        (doubt,) = doubts(scale)
+        assert f'depth is {scale} times' in doubt and 'poses of /odom' in doubt
+        assert score.recording in doubt
+        assert not doubts(scale, metric=False)
+    assert not doubts(0.67) and not doubts(1.49) and not doubts(None)
 
 
 def test_the_constant_compared_with_is_the_best_there_is(data, model) -> None:

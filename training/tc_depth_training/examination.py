@@ -14,6 +14,7 @@ from tc_depth_training.evaluation.depth_errors import (
     ANY_DEPTH,
     KnownPixels,
     ScaledErrors,
+    common_scale,
     depth_errors,
     mean_errors,
     scaled_errors,
@@ -64,9 +65,10 @@ def _sample(one: Judgement, windows: WindowDataset) -> Sample:
 def _score(recording: str, judged: Sequence[Judgement], scale: float) -> HeldOutScore:
     pairs = ((one.truth, scale * one.depth) for one in judged if one.truth is not None)
     known = [pixels for pixels in starmap(KnownPixels.of, pairs) if pixels.truth.size]
-    depth = constant = None
+    depth = constant = scale_left = None
     if known:
         scales = [pixels.own_scale() for pixels in known]
+        scale_left = common_scale(scales)
         depth = ScaledErrors.mean(scaled_errors(known, scales, ANY_DEPTH))
         truths = [pixels.truth for pixels in known]
         best = best_factor(truths)
@@ -78,4 +80,5 @@ def _score(recording: str, judged: Sequence[Judgement], scale: float) -> HeldOut
         float(np.mean([one.geometric for one in judged])),
         depth,
         constant,
+        scale_left,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from tc_depth_training.scale_fit import (
     measure_motion_ratios,
 )
 from tc_depth_training.step import FocalFactor, TrainingModel
-from tc_depth_training.summary import RunSummary
+from tc_depth_training.summary import HeldOutScore, RunSummary
 from tc_depth_training.validation import NEWEST, judge, read_batches, spread_windows
 from tc_depth_training.watch.log import read_log
 from tc_depth_training.watch.model_card import write_model_card
 from tc_depth_training.watch.report import write_run_report
 
 FITTING = 'fitting the scale'
+MOST_BETWEEN_METRES = 1.5  # times, of measured depth and of weights, without a word
 WINDOWS = 256  # at most, that a scale is fitted to, evenly spread
 
 
@@ -51,11 +53,12 @@ def finish(run: Run, out: Path, stopped: str) -> None:
     # Odometry found wrong after these weights were saved has not told them what a metre is
     share = float(run.with_odometry.mean())
     info, doubts = with_scale(model, with_odometry(weights.info, run.config.pose, share), run)
-    for doubt in doubts:
-        print(f'warning: {doubt}')
     save_weights(file, weights.network, info, weights.pose_net)
     most = run.config.validation.max_windows
     examination = examine(model, info.scale, run.held_out, most, run.processes.device)
+    doubts += metres_in_doubt(info, examination.scores)
+    for doubt in doubts:
+        print(f'warning: {doubt}')
     history = read_log(out / LOG_NAME)
     summary = RunSummary(
         run.config,
@@ -99,6 +102,19 @@ def with_scale(
             return _scaled(info, fitted), ()
         reasons.append(f'the scale is not known: {fitted.reason}')
     return info, tuple(reasons)
+
+
+def metres_in_doubt(info: WeightsInfo, scores: Sequence[HeldOutScore]) -> tuple[str, ...]:
+    """Where measured depth has other metres than the weights, as of odometry in another unit."""
+    return tuple(
+        f'{score.recording}: measured depth is {score.scale:.3g} times that of the weights, whose '
+        f'metres are from {info.scale_source}: one of the two has another unit, or depth is not '
+        'learned yet'
+        for score in scores
+        if info.metric
+        and score.scale is not None
+        and not 1 / MOST_BETWEEN_METRES < score.scale < MOST_BETWEEN_METRES
+    )
 
 
 def _depth_ratios(

@@ -35,6 +35,7 @@ class HeldOutScore:
     geometric: float  # mean relative disagreement of the frames' depths
     depth: ScaledErrors | None  # None: the recording has no measured depth
     constant: DepthErrors | None  # of the best constant depth, for comparison
+    scale: float | None  # of measured depth over theirs, common to all images
 
 
 @dataclass(frozen=True)
