@@ -152,7 +152,7 @@ def test_the_report_says_what_a_run_came_to(tmp_path: Path, history: RunHistory)
         'few windows: 1605',
         'Step 35: the auto mask keeps 3 % of the pixels',
         'all images scaled by one factor',
-        '12 static',
+        'static (12)',
         'height: 192',
         'machine: x86_64',
     ):

@@ -24,6 +24,11 @@ class RecordingSummary:
     held_out: int  # windows that the weights are judged by
     left_out: Mapping[str, int]  # frames or windows not used, by cause; causes in words
 
+    @property
+    def left_out_text(self) -> str:
+        """Causes and counts in one line; '' where nothing is left out."""
+        return ', '.join(f'{cause} ({count})' for cause, count in self.left_out.items() if count)
+
 
 @dataclass(frozen=True)
 class HeldOutScore:

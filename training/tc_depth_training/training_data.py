@@ -98,11 +98,11 @@ def load_training_data(
 
 def _summary(recording: Recording, found: Windows, parts: Split) -> RecordingSummary:
     left_out = {
-        **{f'image {cause}': count for cause, count in recording.left_out.items()},
-        'window static': found.static,
-        'window without pose': found.without_pose,
-        'window without a frame in time': found.without_frame,
-        'window at the edge of a block held out': parts.dropped,
+        **{f'images {cause}': count for cause, count in recording.left_out.items()},
+        'static windows': found.static,
+        'windows without pose': found.without_pose,
+        'windows without a frame in time': found.without_frame,
+        'windows at the edge of a block held out': parts.dropped,
     }
     return RecordingSummary(
         recording.name,
@@ -110,13 +110,12 @@ def _summary(recording: Recording, found: Windows, parts: Split) -> RecordingSum
         len(recording),
         len(parts.learned),
         len(parts.held_out),
-        {cause: count for cause, count in left_out.items() if count},
+        left_out,
     )
 
 
 def _line(summary: RecordingSummary) -> str:
-    causes = ', '.join(f'{count} {cause}' for cause, count in summary.left_out.items())
     return (
         f'{summary.name}: {summary.frames} frames, {summary.windows} windows to learn from, '
-        f'{summary.held_out} held out; left out: {causes or "nothing"}'
+        f'{summary.held_out} held out; left out: {summary.left_out_text or "nothing"}'
     )

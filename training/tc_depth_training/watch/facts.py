@@ -107,7 +107,7 @@ def recordings_table(summary: RunSummary) -> Table:
             recording.frames,
             recording.windows,
             recording.held_out,
-            ', '.join(f'{count} {cause}' for cause, count in recording.left_out.items() if count),
+            recording.left_out_text,
         )
         for recording in summary.recordings
     ]
