@@ -6,17 +6,21 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from bag_parts import Recorded, put_together, take_apart
 from numpy.typing import NDArray
+from test_data import merge
+from test_evaluation_inputs import LIDAR, lidar_bag, write_static_transforms
 
 from tc_depth_training.bag_writer import write_bag
-from tc_depth_training.config import DataConfig
+from tc_depth_training.config import ConfigError, DataConfig
+from tc_depth_training.config_file import load_config
 from tc_depth_training.data.bag import Bag, BagError
-from tc_depth_training.data.depth_source import find_depth_images
+from tc_depth_training.data.depth_source import FoundDepth, find_depth
 from tc_depth_training.data.load import load_recordings
 from tc_depth_training.evaluation.sequence import Topics, read_sequence
 from tc_depth_training.inspect import inspect_bag
@@ -181,51 +185,126 @@ def test_inspect_says_what_measures_depth_or_why_nothing_does(
     fitting = inspect_bag(put_together(tmp_path / 'fitting', recorded), [0.1])
     assert f'\nmeasured depth: {DEPTH}' in fitting
     without = put_together(tmp_path / 'without', [m for m in recorded if m.topic != DEPTH])
-    assert '\nmeasured depth: none' in inspect_bag(without, [0.1])
-    assert re.search('measured depth: not usable: .*align_depth', inspect_bag(unaligned, [0.1]))
+    assert inspect_bag(without, [0.1]).endswith('\nmeasured depth: none')
+    said = inspect_bag(unaligned, [0.1])
+    assert re.search('measured depth: none\n  passed over: depth images: .*align_depth', said)
 
 
-def test_a_topic_that_is_named_is_taken_at_its_word(unaligned) -> None:
+def found_in(path: Path, messages: list[Recorded], depth: str = '', **options: Any) -> FoundDepth:
+    with Bag(put_together(path, messages)) as bag:
+        return find_depth(bag, bag.find_camera(), depth, **options)
+
+
+def test_where_depth_does_not_fit_a_lidar_does_and_all_say_so(
+    views, unaligned, tmp_path, evaluated, capsys
+) -> None:
+    both = merge(tmp_path / 'both', (lidar_bag(tmp_path, views), ''), (unaligned, 'depth'))
+    assert f'measured depth: {LIDAR}\n  passed over: depth' in inspect_bag(both, [0.1])
+    assert np.isfinite(evaluated(both)).any() and np.isfinite(trained_on(both)).any()
+    assert 'passing over depth images' in capsys.readouterr().err
+    with Bag(both) as bag:
+        found = find_depth(bag, bag.find_camera()).source
+        assert found is not None and found.camera_T_points is not None
+        assert found.count == len(views)
+
+
+def test_a_topic_that_is_named_is_taken_at_its_word_and_alone(unaligned) -> None:
     with Bag(unaligned) as bag:
         camera = bag.find_camera()
-        found = find_depth_images(bag, camera, DEPTH)
-        assert found is not None and found.topic == DEPTH
-        assert find_depth_images(bag, camera, 'none') is None
+        found = find_depth(bag, camera, DEPTH)
+        assert found.source is not None and found.source.topic == DEPTH
+        # But of several cameras it is one's only
+        of_several = find_depth(bag, camera, DEPTH, vouched=False)
+        assert of_several.source is None and OWN_FRAME in of_several.passed_over[0]
+        assert find_depth(bag, camera, 'none') == FoundDepth(None, ())
+        assert "no depth topic '/x'" in find_depth(bag, camera, '/x').passed_over[0]
 
 
 def test_two_that_both_fit_are_to_be_chosen_from(recorded, tmp_path) -> None:
     messages = [*recorded, *(renamed(m, ALIGNED) for m in recorded if m.topic == DEPTH)]
-    with Bag(put_together(tmp_path / 'bag', messages)) as bag:
-        camera = bag.find_camera()
-        with pytest.raises(BagError, match=f'2 depth topics .*{ALIGNED}.*--depth TOPIC'):
-            find_depth_images(bag, camera)
-        found = find_depth_images(bag, camera, ALIGNED)
-        assert found is not None and found.is_raw
+    (reason,) = found_in(tmp_path / 'bag', messages).passed_over
+    assert re.search(f'2 depth topics .*{ALIGNED}.*--depth TOPIC', reason)
+    chosen = found_in(tmp_path / 'again', messages, ALIGNED).source
+    assert chosen is not None and chosen.is_raw
 
 
-def test_where_the_camera_says_no_frame_any_depth_will_do(recorded, tmp_path) -> None:
-    silent = [m if m.topic in (DEPTH, '/odom') else of_frame(m, '') for m in recorded]
-    with Bag(put_together(tmp_path / 'bag', silent)) as bag:
-        assert find_depth_images(bag, bag.find_camera()) is not None
+@pytest.mark.parametrize(
+    ('of_camera', 'of_info', 'of_depth', 'fits'),
+    [
+        ('a', 'a', '', True),
+        ('a', 'a', '/a', True),
+        ('/a', '/a', 'a', True),
+        ('', '', 'a', True),
+        ('', 'a', 'a', True),
+        ('', 'b', 'a', False),
+        ('b', 'b', 'a', False),
+    ],
+)
+def test_frames_are_compared_by_name(
+    recorded, tmp_path, of_camera, of_info, of_depth, fits
+) -> None:
+    frames = {DEPTH: of_depth, INFO: of_info, '/odom': 'world'}
+    messages = [of_frame(m, frames.get(m.topic, of_camera)) for m in recorded]
+    assert (found_in(tmp_path / 'bag', messages).source is not None) == fits
 
 
-@pytest.mark.parametrize('frame_id', ['', '/camera_color_optical_frame'])
-def test_a_frame_that_is_not_said_or_has_a_slash_is_no_other(recorded, tmp_path, frame_id) -> None:
-    messages = [of_frame(m, frame_id) if m.topic == DEPTH else m for m in recorded]
-    with Bag(put_together(tmp_path / 'bag', messages)) as bag:
-        assert find_depth_images(bag, bag.find_camera()) is not None
+@pytest.mark.parametrize(('apart_m', 'fits'), [(0.0, True), (0.015, False)])
+def test_frames_of_one_place_are_one(views, unaligned, tmp_path, apart_m, fits) -> None:
+    pose = np.eye(4)
+    pose[0, 3] = apart_m
+    link = ('camera_color_optical_frame', OWN_FRAME, pose)
+    static = write_static_transforms(tmp_path / 'static', link)
+    path = merge(tmp_path / 'bag', (unaligned, ''), (static, ''))
+    with Bag(path) as bag:
+        assert (find_depth(bag, bag.find_camera()).source is not None) == fits
+
+
+def info_of_depth(recorded: list[Recorded], topic: str, **changes: Any) -> list[Recorded]:
+    """A CameraInfo beside the depth, of its first message."""
+    info = next(m for m in recorded if m.topic == INFO)
+    beside = f'{topic.rpartition("/")[0]}/camera_info'
+    return [replace(info, topic=beside, message=replace(info.message, **changes))]
+
+
+def test_the_camera_info_beside_says_whether_depth_is_rectified(recorded, tmp_path) -> None:
+    name = '/zed/depth/depth_registered'
+    messages = [renamed(distorted(m), name) for m in recorded]
+    for folder, d, is_raw in (('straight', np.zeros(5), False), ('bent', D, True)):
+        beside = info_of_depth(recorded, name, d=d)
+        found = found_in(tmp_path / folder, [*messages, *beside]).source
+        assert found is not None and found.is_raw == is_raw
+    silent = info_of_depth(recorded, name, k=np.zeros(9), p=np.zeros(12))
+    found = found_in(tmp_path / 'silent', [*messages, *silent]).source
+    assert found is not None and found.is_raw
+
+
+def test_depth_of_another_focal_length_does_not_fit(recorded, tmp_path) -> None:
+    K = next(m for m in recorded if m.topic == INFO).message.k
+    for folder, factor, fits in (('same', 1.02, True), ('other', 1.4, False)):
+        beside = info_of_depth(
+            recorded, DEPTH, k=K * np.array([factor, 1, 1, 1, factor, 1, 1, 1, 1])
+        )
+        found = found_in(tmp_path / folder, [*recorded, *beside])
+        assert (found.source is not None) == fits
+        assert fits or 'focal length' in found.passed_over[0]
+    half = info_of_depth(recorded, DEPTH, k=K / 2, width=SIZE[1] // 2, height=SIZE[0] // 2)
+    assert found_in(tmp_path / 'half', [*recorded, *half]).source is not None
 
 
 def test_depth_recorded_raw_and_compressed_is_one_depth(recorded, tmp_path) -> None:
     twin = next(m for m in recorded if m.topic == '/camera/color/image_raw/compressed')
+    name = f'{DEPTH}/compressedDepth'
     compressed = replace(twin.message, format='32FC1; compressedDepth png')
-    messages = [*recorded, replace(twin, topic=f'{DEPTH}/compressedDepth', message=compressed)]
-    with Bag(put_together(tmp_path / 'bag', messages)) as bag:
-        found = find_depth_images(bag, bag.find_camera())
-        assert found is not None and found.topic == DEPTH
+    messages = [*recorded, replace(twin, topic=name, message=compressed)]
+    found = found_in(tmp_path / 'bag', messages).source
+    assert found is not None and found.topic == DEPTH
+    assert 'is compressed depth' in found_in(tmp_path / 'named', messages, name).passed_over[0]
 
 
-def test_two_topics_by_name_are_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match='measured by /a or by /b, not both'):
-        DataConfig(depth_topic='/a', lidar_topic='/b')
-    assert DataConfig(depth_topic='/a', lidar_topic='none').depth_topic == '/a'
+def test_two_topics_by_name_are_refused_where_they_stand(tmp_path) -> None:
+    file = tmp_path / 'c.yaml'
+    file.write_text('data:\n  height: 96\n  depth_topic: /a\n  lidar_topic: /b\n')
+    with pytest.raises(ConfigError, match=r'lines? 3.*measured by /a or by /b, not both.*none'):
+        load_config(file, [])
+    file.write_text('data:\n  depth_topic: /a\n  lidar_topic: none\n')
+    assert load_config(file, []).data.depth_topic == '/a'

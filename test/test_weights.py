@@ -46,7 +46,10 @@ def abs_rel_with_one_scale(path: Path) -> float:
     predictor = DepthPredictor.from_weights(device='cpu')
     predicted, true = [], []
     with Bag(path) as bag:
-        truth = {depth_map.stamp_ns: depth_map.depth for depth_map in bag.depth_maps()}
+        truth = {
+            depth_map.stamp_ns: depth_map.depth
+            for depth_map in bag.depth_maps('/camera/depth/image_rect_raw')
+        }
         for frame in bag.frames(bag.find_camera()):
             prediction = predictor.push(frame)
             assert prediction is not None

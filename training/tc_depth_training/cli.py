@@ -221,8 +221,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument('--camera-info', default='', metavar='TOPIC', help='default: beside it')
     found = 'default: the only one'
+    registered = 'default: the one registered to the camera'
     train.add_argument('--odom', default='', metavar='TOPIC', help=found)
-    train.add_argument('--depth', default='', metavar='TOPIC', help=f'to judge by; {found}')
+    train.add_argument('--depth', default='', metavar='TOPIC', help=f'to judge by; {registered}')
     train.add_argument('--lidar', default='', metavar='TOPIC', help=f'to judge by; {found}')
     train.set_defaults(run=_train)
 
@@ -250,7 +251,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_topics(evaluate)
     truth = 'default: the only one; none: go without'
-    evaluate.add_argument('--depth', default='', metavar='TOPIC', help=f'true depth; {truth}')
+    registered = 'default: the one registered to the camera; none: go without'
+    evaluate.add_argument('--depth', default='', metavar='TOPIC', help=f'truth; {registered}')
     evaluate.add_argument('--lidar', default='', metavar='TOPIC', help=f'points; {truth}')
     evaluate.add_argument('--odom', default='', metavar='TOPIC', help=truth)
     evaluate.add_argument(

@@ -30,6 +30,11 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
 
 
+def _disagreement(message: str, fields: tuple[str, ...]) -> PydanticCustomError:
+    """Settings that do not go together; their names tell the reader of a file where they stand."""
+    return PydanticCustomError('disagreement', message, {'fields': fields})
+
+
 class DataConfig(_Section):
     """What a window of frames is."""
 
@@ -45,8 +50,8 @@ class DataConfig(_Section):
     camera_info_topic: str = ''  # empty: the one beside the images
     odometry_topic: str = ''  # empty: the only one, if there is one; none: go without
     # Measured depth, never learned from: it says which weights are best, and their scale
-    depth_topic: str = ''  # empty: the only one, if there is one; none: go without
-    lidar_topic: str = ''
+    depth_topic: str = ''  # empty: the one registered to the camera, if any; none: go without
+    lidar_topic: str = ''  # empty: the only one, if there is no such depth; none: go without
     cache: Literal['disk', 'ram', 'none'] = 'disk'  # where decoded frames are kept
     cache_dir: str = ''  # empty: tc_depth in the user's cache folder
     workers: Annotated[int, Field(ge=0)] = 0  # processes that read windows; 0 is fastest from disk
@@ -54,7 +59,10 @@ class DataConfig(_Section):
 
     @model_validator(mode='after')
     def _check(self) -> DataConfig:
-        check_depth_topics(self.depth_topic, self.lidar_topic)
+        try:
+            check_depth_topics(self.depth_topic, self.lidar_topic)
+        except ValueError as error:
+            raise _disagreement(str(error), ('depth_topic', 'lidar_topic')) from error
         return self
 
 
@@ -99,11 +107,6 @@ class NetworkConfig(_Section):
             spatial_attention=self.spatial_attention,
             temporal_attention=self.temporal_attention,
         )
-
-
-def _disagreement(message: str, fields: tuple[str, ...]) -> PydanticCustomError:
-    """Settings that do not go together; their names tell the reader of a file where they stand."""
-    return PydanticCustomError('disagreement', message, {'fields': fields})
 
 
 SINGLE_FRAME_NETWORKS = ('monodepth', 'monodepth2')

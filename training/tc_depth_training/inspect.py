@@ -10,7 +10,7 @@ import numpy as np
 from tc_depth_ros.frames.camera import CameraModel
 from tc_depth_ros.frames.decoder import is_rectified
 from tc_depth_training.data.bag import ODOMETRY, Bag, BagError, CameraTopics
-from tc_depth_training.data.depth_source import find_depth_images, find_lidar
+from tc_depth_training.data.depth_source import find_depth
 from tc_depth_training.data.load import read_recording
 from tc_depth_training.data.motion import STATIC_FLOW_PX, flows_px
 from tc_depth_training.data.recording import Recording
@@ -76,12 +76,10 @@ def inspect_bag(
 
 
 def _measured_depth(bag: Bag, camera: CameraTopics) -> str:
-    """What weights would be judged by, or why not."""
-    try:
-        found = find_depth_images(bag, camera) or find_lidar(bag, camera)
-    except ValueError as error:
-        return f'not usable: {error}'
-    return found.topic if found else 'none'
+    """What weights would be judged by, and why not by what else there is."""
+    found = find_depth(bag, camera)
+    topic = found.source.topic if found.source else 'none'
+    return '\n'.join([topic, *(f'  passed over: {reason}' for reason in found.passed_over)])
 
 
 def _rectification(topic: str, model: CameraModel) -> str:

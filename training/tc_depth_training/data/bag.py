@@ -222,11 +222,9 @@ class Bag:
         """Header stamps of a topic's messages, in the order recorded, (N,)."""
         return np.array([stamp_ns(m.header) for m in self._messages(topic)], dtype=np.int64)
 
-    def depth_maps(self, topic: str = '') -> Iterator[DepthMap]:
-        """Decode depth images: of the topic named, or the only one; raises BagError."""
-        topics = [t.name for t in self.topics() if t.is_depth and t.type == IMAGE]
-        chosen = choose(self.path, 'depth', topics, topic)
-        for message in self._messages(chosen):
+    def depth_maps(self, topic: str) -> Iterator[DepthMap]:
+        """Decode depth images; raises ValueError where it cannot."""
+        for message in self._messages(topic):
             yield DepthMap(stamp_ns(message.header), decode_depth(message))
 
     def point_clouds(self, topic: str) -> Iterator[NDArray[np.float64]]:

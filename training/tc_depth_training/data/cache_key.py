@@ -20,7 +20,7 @@ from pathlib import Path
 from tc_depth_training.data.source import Source
 from tc_depth_training.data.transform_tree import Chain
 
-FORMAT = 1  # of the cache; another decoder or layout needs another number
+FORMAT = 2  # of the cache; another decoder or layout needs another number
 HASHED_WHOLE = 64 * 2**20  # bytes of a bag; of what is beyond, samples are read
 EDGE = 2**20  # bytes from the beginning and from the end of a file
 BLOCK = 64 * 2**10  # bytes of a sample between

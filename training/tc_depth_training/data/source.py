@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from tc_depth_training.data.bag import (
-    NO_TOPIC,
     ODOMETRY,
     Bag,
     BagError,
     CameraTopics,
 )
-from tc_depth_training.data.depth_source import DepthSource, find_depth_images, find_lidar
+from tc_depth_training.data.depth_source import DepthSource, find_depth
 from tc_depth_training.data.transform_tree import Chain
 
 Found = TypeVar('Found')
@@ -87,24 +86,17 @@ def _source(
     def find_odometry() -> OdometrySource | None:
         return _find_odometry(bag, camera, wanted.odometry_topic, pose_required)
 
-    def find_images() -> DepthSource | None:
-        return find_depth_images(bag, camera, wanted.depth_topic)
-
-    def find_points() -> DepthSource | None:
-        return find_lidar(bag, camera, wanted.lidar_topic)
-
     without = f'{name} goes without'
     if pose_required:
         odometry = find_odometry()
     else:
         odometry = _if_possible(find_odometry, f'{without} odometry', notes)
-    depth = None
-    # What is named goes first; else an image has more than a lidar
-    named_lidar = wanted.lidar_topic not in ('', NO_TOPIC)
-    for kind, find in (('depth images', find_images), ('a lidar', find_points)):
-        if depth is None and not (named_lidar and find is find_images):
-            depth = _if_possible(find, f'{without} {kind}', notes)
-    return Source(bag.path, name, camera, topic.count, wanted.size, odometry, depth, tuple(notes))
+    # Of several cameras a depth that is named is one's
+    depth = find_depth(bag, camera, wanted.depth_topic, wanted.lidar_topic, vouched=not several)
+    notes += (f'{without} {reason}' for reason in depth.passed_over)
+    return Source(
+        bag.path, name, camera, topic.count, wanted.size, odometry, depth.source, tuple(notes)
+    )
 
 
 def _if_possible(find: Callable[[], Found | None], without: str, notes: list[str]) -> Found | None:

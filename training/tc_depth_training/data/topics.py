@@ -83,7 +83,8 @@ def check_depth_topics(depth: str, lidar: str) -> None:
     """Refuse to have two topics of measured depth by name; raises BagError."""
     if {depth, lidar}.isdisjoint(('', NO_TOPIC)):
         raise BagError(
-            f'depth is measured by {depth} or by {lidar}, not both: name one (--depth, --lidar)'
+            f'depth is measured by {depth} or by {lidar}, not both: name one, or give the '
+            f'other as {NO_TOPIC} (--depth, --lidar)'
         )
 
 

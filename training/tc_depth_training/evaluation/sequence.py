@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,7 @@ from tc_depth_ros.frames.frame import Frame
 from tc_depth_training.data.bag import NO_TOPIC, Bag, BagError, CameraTopics
 from tc_depth_training.data.depth_source import (
     DepthSource,
-    find_depth_images,
-    find_lidar,
+    find_depth,
 )
 from tc_depth_training.data.measured_depth import (
     MAX_OFFSET_S,
@@ -29,7 +29,7 @@ from tc_depth_training.data.measured_depth import (
     resize_depth,
 )
 from tc_depth_training.data.point_cloud import depth_of_points
-from tc_depth_training.data.topics import TRANSFORMS, check_depth_topics
+from tc_depth_training.data.topics import TRANSFORMS
 
 # Of scratch: RGB, put in order if need be; the truth; predictions with and without the past
 BYTES_PER_PIXEL = 2 * 3 + 4 + 2 * 4
@@ -106,12 +106,13 @@ def read_sequence(path: Path, topics: Topics, scratch: Path) -> FrameSequence:
 
 
 def _find_truth(bag: Bag, camera: CameraTopics, topics: Topics) -> DepthSource | None:
-    """Depth images or a lidar; a topic that is named wins, then depth images do."""
-    check_depth_topics(topics.depth, topics.lidar)
-    images = None
-    if topics.lidar in ('', NO_TOPIC):
-        images = find_depth_images(bag, camera, topics.depth)
-    return images or find_lidar(bag, camera, topics.lidar)
+    """What measures depth; raises BagError where all that there is cannot be used."""
+    found = find_depth(bag, camera, topics.depth, topics.lidar)
+    if found.source is None and found.passed_over:
+        raise BagError('; '.join(found.passed_over))
+    for reason in found.passed_over:
+        print(f'passing over {reason}', file=sys.stderr)
+    return found.source
 
 
 def _read_camera(
