@@ -206,6 +206,8 @@ def test_where_depth_does_not_fit_a_lidar_does_and_all_say_so(
         found = find_depth(bag, bag.find_camera()).source
         assert found is not None and found.camera_T_points is not None
         assert found.count == len(views)
+        # What is named is not replaced
+        assert find_depth(bag, bag.find_camera(), '/x').source is None
 
 
 def test_a_topic_that_is_named_is_taken_at_its_word_and_alone(unaligned) -> None:
@@ -218,6 +220,20 @@ def test_a_topic_that_is_named_is_taken_at_its_word_and_alone(unaligned) -> None
         assert of_several.source is None and OWN_FRAME in of_several.passed_over[0]
         assert find_depth(bag, camera, 'none') == FoundDepth(None, ())
         assert "no depth topic '/x'" in find_depth(bag, camera, '/x').passed_over[0]
+
+
+def test_of_several_cameras_a_depth_that_is_named_is_one_cameras(views, tmp_path, capsys) -> None:
+    for name in ('/front', '/rear'):
+        write_bag(tmp_path / name[1:], views, camera=name)
+    path = merge(tmp_path / 'both', (tmp_path / 'front', ''), (tmp_path / 'rear', 'rear'))
+    images = tuple(f'{name}/color/image_raw/compressed' for name in ('/front', '/rear'))
+    named = '/front/depth/image_rect_raw'
+    data = DataConfig(
+        height=SIZE[0], width=SIZE[1], cache='ram', image_topics=images, depth_topic=named
+    )
+    front, rear = load_recordings([path], data, pose_required=False)
+    assert front.depth is not None and rear.depth is None
+    assert f'{images[1]} goes without depth images' in capsys.readouterr().out
 
 
 def test_two_that_both_fit_are_to_be_chosen_from(recorded, tmp_path) -> None:
@@ -273,6 +289,10 @@ def test_the_camera_info_beside_says_whether_depth_is_rectified(recorded, tmp_pa
         beside = info_of_depth(recorded, name, d=d)
         found = found_in(tmp_path / folder, [*messages, *beside]).source
         assert found is not None and found.is_raw == is_raw
+    # image_proc's rectified topics keep D
+    by_name = [*(distorted(m) for m in recorded), *info_of_depth(recorded, DEPTH, d=D)]
+    found = found_in(tmp_path / 'by_name', by_name).source
+    assert found is not None and not found.is_raw
     silent = info_of_depth(recorded, name, k=np.zeros(9), p=np.zeros(12))
     found = found_in(tmp_path / 'silent', [*messages, *silent]).source
     assert found is not None and found.is_raw

@@ -125,8 +125,8 @@ def _fitting(bag: Bag, camera: CameraTopics, found: list[Topic]) -> list[Topic]:
 
 def _misfit(bag: Bag, camera: CameraTopics, depth: str) -> str:
     """Why depth images do not fit a camera's, in words; '' where nothing says so."""
-    ours = bag.frame_id(camera).lstrip('/')
-    theirs = bag.first(depth).header.frame_id.lstrip('/')
+    ours = bag.frame_id(camera)
+    theirs = bag.first(depth).header.frame_id
     if ours and theirs and ours != theirs and not _same_place(bag, ours, theirs, depth):
         return f"is of frame '{theirs}', the image of '{ours}'"
     info = _info_beside(bag, depth)
@@ -144,7 +144,7 @@ def _misfit(bag: Bag, camera: CameraTopics, depth: str) -> str:
 
 
 def _same_place(bag: Bag, ours: str, theirs: str, depth: str) -> bool:
-    """Whether /tf_static says that two frames differ by their names only."""
+    """Whether two frames differ by a slash, or by /tf_static in their names only."""
     try:
         transform = bag.static_transform(ours, theirs, depth)
     except BagError:
