@@ -1,7 +1,8 @@
 """
 DepthPipeline: a frame in; depth in metres, its confidence, and the camera's motion out.
 
-    frame -> predictor -> motion, consistency, confidence (temporal) -> scale -> estimate
+    frame -> motion (temporal) -> pose (localisation) -> predictor
+          -> consistency, confidence (temporal) -> scale -> estimate
 
 Without ROS, so that it can be tested and read without it.
 """
@@ -16,12 +17,20 @@ from numpy.typing import NDArray
 
 from tc_depth_ros.frames.frame import Frame
 from tc_depth_ros.frames.window import Continuity
-from tc_depth_ros.predictor import DepthPredictor, Prediction, PredictorConfig, warm_up_frames
+from tc_depth_ros.localisation import LocalisationConfig, Localiser, Location
+from tc_depth_ros.predictor import (
+    DepthPredictor,
+    Prediction,
+    PredictorConfig,
+    PreparedFrame,
+    warm_up_frames,
+)
 from tc_depth_ros.scale.estimator import Scale, ScaleConfig, ScaleEstimator, ScaleState
 from tc_depth_ros.scale.observation import ObservedFrame, PredictedMotion
 from tc_depth_ros.scale.odometry_buffer import OdometryPose
 from tc_depth_ros.settings import group, setting
 from tc_depth_ros.temporal.consistency import Consistency, scale_jump
+from tc_depth_ros.temporal.motion import Motion
 from tc_depth_ros.temporal.pose_chain import ChainedPose, PoseChain
 from tc_depth_ros.temporal.tracker import (
     TemporalConfig,
@@ -29,6 +38,9 @@ from tc_depth_ros.temporal.tracker import (
     TemporalTracker,
     motion_source,
 )
+from tc_depth_ros.temporal.view import View
+
+NOWHERE = Location(None, 'none')
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,7 @@ class PipelineConfig:
     predictor: PredictorConfig = group(PredictorConfig)
     temporal: TemporalConfig = group(TemporalConfig, 'temporal')
     scale: ScaleConfig = group(ScaleConfig, 'scale')
+    localisation: LocalisationConfig = group(LocalisationConfig, 'matching')
 
 
 @dataclass(frozen=True)
@@ -58,8 +71,11 @@ class Estimate:
     consistency: Consistency | None  # with the frame before; None: there is none, or no motion
     scale_jumped: bool  # against the frame before, by more than the settings allow
     scale: Scale  # of this depth
-    frames_used: int  # distinct frames behind it; 1 = single-frame mode
+    frames_used: int  # distinct frames that were attended to; 1 = single-frame mode
+    keyframes_used: int  # matched with; 0 = depth without the camera's motion
+    location: Location  # by which it was matched, if it was
     continuity: Continuity  # 'continued', or why the past was forgotten
+    view: View  # the same frame at the network's size; see Prediction
 
 
 class DepthPipeline:
@@ -71,6 +87,7 @@ class DepthPipeline:
         source = motion_source(self._config.temporal, predictor.pose_net, predictor.info.scale)
         self._temporal = TemporalTracker(source, self._config.temporal)
         self._scale = ScaleEstimator(self._config.scale, predictor.info.metric)
+        self._localiser = Localiser(self._config.localisation)
         self._chain = PoseChain()
         self._child_T_camera: NDArray[np.float64] | None = None
         self._earlier_ns: int | None = None  # of the frame before, within the window
@@ -82,6 +99,7 @@ class DepthPipeline:
         self.predictor.reset()
         self._temporal.reset()
         self._scale.reset()
+        self._localiser.reset()
         self._chain.reset()
         self._earlier_ns = self._newest_ns = None
 
@@ -94,6 +112,8 @@ class DepthPipeline:
     def succeed(self, old: DepthPipeline) -> None:
         """Go on where another pipeline was: the odometry does not start again."""
         self._chain = old._chain
+        self._localiser = old._localiser
+        self._localiser.lose()
         if old._child_T_camera is not None:
             self.mount(old._child_T_camera)
 
@@ -106,10 +126,18 @@ class DepthPipeline:
         """Say how the camera stands on the odometry's child frame, (4, 4); None: not known."""
         self._child_T_camera = child_T_camera
         self._scale.mount(child_T_camera)
+        self._localiser.odometry.mount(child_T_camera)
+
+    @property
+    def wants_odometry(self) -> bool:
+        """Whether the robot's odometry is of use, for the scale or for matching."""
+        matches = self.predictor.matches and self._config.localisation.odometry != 'none'
+        return matches or self._config.scale.source == 'odometry'
 
     def add_odometry(self, pose: OdometryPose) -> None:
-        """Take a pose of the robot's odometry, for the scale; from any thread."""
+        """Take a pose of the robot's odometry; from any thread."""
         self._scale.add_odometry(pose)
+        self._localiser.odometry.add(pose)
 
     def push(self, frame: Frame, *, wants_confidence: bool) -> Estimate | None:
         """
@@ -123,14 +151,17 @@ class DepthPipeline:
         needs_confidence = wants_confidence or self._config.min_confidence > 0
         # The factor of the frames before: that of this one is known only once it is predicted
         scale = self._scale.current(frame.stamp_ns)
-        prediction = self.predictor.push(frame, scale.factor)
-        if prediction is None:
-            return None
-        if prediction.continuity != 'continued':
-            self._begin(prediction)
-        self._begin_metric(scale)
+        prepared = self.predictor.prepare(frame)
+        target = self.predictor.target(prepared)
+        motion, location = None, NOWHERE
         try:
-            temporal = self._compare(prediction, needs_confidence)
+            if target is not None:
+                motion, location = self._locate(target, scale)
+            prediction = self.predictor.predict(prepared, scale.factor, location.pose)
+            if prediction is None:
+                return None
+            self._begin_metric(scale)
+            temporal = self._compare(prediction, motion, needs_confidence)
             pose = self._follow(prediction, temporal, scale.factor)
         except Exception:
             self._lose()  # what is compared with this frame next would be compared with another
@@ -149,12 +180,25 @@ class DepthPipeline:
             and scale_jump(temporal.consistency, self._config.temporal.max_scale_step),
             scale,
             prediction.frames_used,
+            prediction.keyframes_used,
+            location,
             prediction.continuity,
+            prediction.view,
         )
 
-    def _begin(self, prediction: Prediction) -> None:
+    def _locate(self, target: PreparedFrame, scale: Scale) -> tuple[Motion | None, Location]:
+        """Find how the camera came to a frame, and where it is now."""
+        if target.continuity != 'continued':
+            self._begin(target)
+        motion = self._temporal.motion_to(target)
+        if not self.predictor.matches:
+            return motion, NOWHERE
+        factor = scale.factor if scale.metric else None
+        return motion, self._localiser.locate(target.frame.stamp_ns, motion, factor)
+
+    def _begin(self, target: PreparedFrame) -> None:
         """Begin a new window: what was before it is not this camera's, or too long ago."""
-        stamp_ns, newest_ns = prediction.view.stamp_ns, self._newest_ns
+        stamp_ns, newest_ns = target.frame.stamp_ns, self._newest_ns
         self._lose()
         if newest_ns is not None and stamp_ns <= newest_ns:  # the clock jumped
             self._scale.reset()
@@ -164,6 +208,7 @@ class DepthPipeline:
         """Compare nothing with the frames before, and know no more how the camera came here."""
         self._temporal.reset()
         self._earlier_ns = None
+        self._localiser.lose()
         self._chain.lose()
 
     def _begin_metric(self, scale: Scale) -> None:
@@ -173,10 +218,14 @@ class DepthPipeline:
             self._chain.reset()
         self._scale_known = known
 
-    def _compare(self, prediction: Prediction, wants_confidence: bool) -> TemporalEstimate:
+    def _compare(
+        self, prediction: Prediction, motion: Motion | None, wants_confidence: bool
+    ) -> TemporalEstimate:
         """Compare a frame with those before; one with pixels that are no numbers begins anew."""
         if prediction.view.depth.isfinite().all():
-            return self._temporal.push(prediction.view, wants_confidence=wants_confidence)
+            return self._temporal.compare(
+                prediction.view, motion, wants_confidence=wants_confidence
+            )
         self._temporal.reset()
         nothing = np.zeros(prediction.view.size, dtype=np.float32)
         return TemporalEstimate(None, None, nothing if wants_confidence else None)

@@ -20,8 +20,10 @@ from tc_depth_ros.frames.exposure import check_exposure
 from tc_depth_ros.frames.frame import Frame
 from tc_depth_ros.frames.preprocessing import NetworkInput, network_input, network_size
 from tc_depth_ros.frames.window import Continuity, FrameRejected, FrameWindow, WindowConfig
+from tc_depth_ros.geometry.camera_pose import CameraPose
 from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_ros.network.checkpoint import Weights, WeightsInfo, load_weights
+from tc_depth_ros.network.config import TCDepthConfig
 from tc_depth_ros.network.stream import OutputFrame, StreamedDisparity, open_stream
 from tc_depth_ros.precision import Precision, choose_precision
 from tc_depth_ros.settings import check_choices, group, setting
@@ -66,15 +68,29 @@ class Prediction:
     frame: Frame  # whose depth it is
     depth: NDArray[np.float32]  # (H, W) of the frame; z in m, NaN invalid, +Inf beyond max_range
     metric: bool  # False: depth is up to an unknown factor
-    frames_used: int  # distinct frames behind it; 1 = single-frame mode
+    frames_used: int  # distinct frames that were attended to; 1 = single-frame mode
+    keyframes_used: int  # matched with; 0 = depth without the camera's motion
     continuity: Continuity  # 'continued', or why the past was forgotten
     view: View  # the same frame at the network's size; every z, whatever the range asked for
 
 
 @dataclass(frozen=True)
-class _Pushed:
+class PreparedFrame:
+    """A frame that is accepted, at the network's size."""
+
     frame: Frame
     shown: NetworkInput
+    continuity: Continuity  # 'continued', or why the past was forgotten
+
+    @property
+    def image(self) -> Tensor:
+        """RGB in [0, 1], (1, 3, h, w)."""
+        return self.shown.image
+
+    @property
+    def K(self) -> Tensor:
+        """In pixels of h x w, (1, 3, 3)."""
+        return self.shown.K
 
 
 class DepthPredictor:
@@ -101,8 +117,7 @@ class DepthPredictor:
         )
         self._stream = open_stream(weights.network.to(self._device).eval(), self.config.output)
         self._window = FrameWindow(self.config.window)
-        self._pushed: deque[_Pushed] = deque(maxlen=2)
-        self._continuity: Continuity = 'first'  # of the next answer
+        self._pushed: deque[PreparedFrame] = deque(maxlen=2)
 
     @classmethod
     def from_weights(
@@ -135,43 +150,72 @@ class DepthPredictor:
         self._stream.reset()
         self._pushed.clear()
 
-    def push(self, frame: Frame, factor: float = 1.0) -> Prediction | None:
+    @property
+    def matches(self) -> bool:
+        """Whether depth gains by the camera's pose."""
+        return isinstance(self.info.network, TCDepthConfig) and bool(self.info.network.matching)
+
+    def push(
+        self, frame: Frame, factor: float = 1.0, pose: CameraPose | None = None
+    ) -> Prediction | None:
         """
-        Take the next frame.
+        Take the next frame: prepare it, and predict its depth.
 
         :param factor: of its depth, on top of the weights' own scale
+        :param pose: where the frame that is answered for was taken, its unit in that of the depth
+            without that factor; None: not known, so that it is not matched with the past
         :return: the depth of this frame; with output 'centre' of the one before it, and None for
             the first
         :raises FrameRejected: the frame is a duplicate, late, or black or white; nothing has
             changed. Or the network finds no numbers for it; the past is forgotten
         :raises RuntimeError: the network failed (out of memory twice, …); the past is forgotten
         """
+        return self.predict(self.prepare(frame), factor, pose)
+
+    def prepare(self, frame: Frame) -> PreparedFrame:
+        """Accept the next frame, and bring it to the network's size; raises as push does."""
         check_exposure(frame.image, frame.seen)
         continuity = self._window.push(frame)
         if continuity != 'continued':
             self._forget()
-            self._continuity = continuity  # of the first answer, which may be for the next frame
         size = network_size(frame.size, (self.info.input_height, self.info.input_width))
         try:
-            shown = network_input(frame, size, self._device)
-            self._pushed.append(_Pushed(frame, shown))
-            answer = self._infer(shown)
+            return PreparedFrame(frame, network_input(frame, size, self._device), continuity)
+        except Exception:
+            self.reset()
+            raise
+
+    def target(self, prepared: PreparedFrame) -> PreparedFrame | None:
+        """The frame that will be answered for when this one is predicted; None: there is none."""
+        if self.config.output == 'newest':
+            return prepared
+        return self._pushed[-1] if self._pushed else None
+
+    def predict(
+        self, prepared: PreparedFrame, factor: float = 1.0, pose: CameraPose | None = None
+    ) -> Prediction | None:
+        """Predict the depth of the frame that was prepared last; see push."""
+        self._pushed.append(prepared)
+        if pose is not None:
+            pose = pose.in_units_of(self.info.scale)
+        try:
+            answer = self._infer(prepared.shown, pose)
         except Exception:
             # What was lost on the way must not shift the frames against their answers
             self.reset()
             raise
         if answer is None:
             return None
-        target = self._pushed[-1] if self.config.output == 'newest' else self._pushed[0]
+        target = self._pushed[-1 if self.config.output == 'newest' else -2]
         disparity = answer.disparity.float()
         self._check_finite(disparity)
-        continuity, self._continuity = self._continuity, 'continued'
         return Prediction(
             target.frame,
             self._depth(disparity[0, 0].cpu().numpy(), target.frame, factor),
             self.info.metric,
             answer.frames_used,
-            continuity,
+            answer.keyframes_used,
+            target.continuity,
             self._view(target, disparity),
         )
 
@@ -179,10 +223,10 @@ class DepthPredictor:
         self._stream.reset()
         self._pushed.clear()
 
-    def _infer(self, shown: NetworkInput) -> StreamedDisparity | None:
+    def _infer(self, shown: NetworkInput, pose: CameraPose | None) -> StreamedDisparity | None:
         """Ask the network; where memory runs out, once more without the past."""
         try:
-            return self._forward(shown)
+            return self._forward(shown, pose)
         except torch.cuda.OutOfMemoryError:
             newest = self._pushed[-1]
             self._forget()
@@ -190,13 +234,13 @@ class DepthPredictor:
         # Not within the except clause, whose error would still hold the tensors that it met
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
-        return self._forward(shown)
+        return self._forward(shown, pose)
 
-    def _forward(self, shown: NetworkInput) -> StreamedDisparity | None:
+    def _forward(self, shown: NetworkInput, pose: CameraPose | None) -> StreamedDisparity | None:
         reduced = self.precision.name != 'float32'
         autocast = torch.autocast(self._device.type, self.precision.dtype, enabled=reduced)
         with torch.inference_mode(), autocast:
-            return self._stream.push(*shown)
+            return self._stream.push(*shown, pose)
 
     def _check_finite(self, disparity: Tensor) -> None:
         """Forget what holds no numbers, or it would spoil every frame to come."""
@@ -211,7 +255,7 @@ class DepthPredictor:
                 'goes on, try precision float32 or other weights',
             )
 
-    def _view(self, target: _Pushed, disparity: Tensor) -> View:
+    def _view(self, target: PreparedFrame, disparity: Tensor) -> View:
         network = self.info.network
         depth = depth_from_disparity(disparity, network.min_depth, network.max_depth)
         return View(*target.shown, depth * self.info.scale, target.frame.stamp_ns)

@@ -24,7 +24,8 @@ MAY_IMPORT = {
     'precision': {'geometry', 'frames', 'network'},
     'temporal': {'geometry', 'network', 'settings'},
     'predictor': {'geometry', 'frames', 'network', 'precision', 'settings', 'temporal'},
-    'pipeline': {'frames', 'predictor', 'scale', 'settings', 'temporal'},
+    'localisation': {'geometry', 'scale', 'settings', 'temporal'},
+    'pipeline': {'frames', 'localisation', 'predictor', 'scale', 'settings', 'temporal'},
     'scale': {'geometry', 'settings'},
     'ros': {
         'geometry',
@@ -37,7 +38,17 @@ MAY_IMPORT = {
         'temporal',
     },
 }
-TRAINING_MAY_IMPORT = {'geometry', 'frames', 'network', 'predictor', 'pictures', 'temporal'}
+TRAINING_MAY_IMPORT = {
+    'geometry',
+    'frames',
+    'localisation',
+    'network',
+    'pictures',
+    'pipeline',
+    'predictor',
+    'scale',
+    'temporal',
+}
 ROS_MODULES = {
     'builtin_interfaces',
     'cv_bridge',

@@ -203,8 +203,8 @@ def test_pixels_that_are_no_numbers_end_the_comparison_not_the_stream(
     push(pipe, shown[0])
     whole = DepthPredictor._forward
 
-    def spoilt(self: DepthPredictor, seen: object) -> object:
-        answer = whole(self, seen)  # type: ignore[arg-type]
+    def spoilt(self: DepthPredictor, *given: object) -> object:
+        answer = whole(self, *given)  # type: ignore[arg-type]
         assert answer is not None
         disparity = answer.disparity.clone()
         disparity[..., :4, :] = torch.nan

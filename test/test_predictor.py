@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from test_network import TINY, lively
-from torch import Tensor
 
 from tc_depth_ros.frames.frame import Frame
 from tc_depth_ros.frames.preprocessing import network_input, network_size
@@ -187,9 +186,9 @@ def spoil(streaming: DepthPredictor, share: float) -> None:
     """Make the network answer NaN for some rows of its next answer."""
     whole = streaming._stream.push
 
-    def push(image: Tensor, K: Tensor) -> StreamedDisparity | None:
+    def push(*given: object) -> StreamedDisparity | None:
         streaming._stream.push = whole  # type: ignore[method-assign]
-        answer = whole(image, K)
+        answer = whole(*given)  # type: ignore[arg-type]
         assert answer is not None
         rows = round(share * answer.disparity.shape[-2])
         answer.disparity[..., :rows, :] = torch.nan
@@ -223,11 +222,11 @@ def run_out(streaming: DepthPredictor, times: int) -> None:
     """Let the network run out of memory some times, from now on."""
     whole, left = streaming._stream.push, [times]
 
-    def push(image: Tensor, K: Tensor) -> StreamedDisparity | None:
+    def push(*given: object) -> StreamedDisparity | None:
         if left[0] > 0:
             left[0] -= 1
             raise torch.cuda.OutOfMemoryError('CUDA out of memory')
-        return whole(image, K)
+        return whole(*given)  # type: ignore[arg-type]
 
     streaming._stream.push = push  # type: ignore[method-assign]
 

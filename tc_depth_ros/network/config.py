@@ -22,6 +22,27 @@ def _check_range(min_depth: float, max_depth: float) -> None:
 
 
 @dataclass(frozen=True)
+class MatchingConfig:
+    """How the target is matched with keyframes along the epipolar line; see matching.py."""
+
+    channels: int = 16  # of the matching features at 1/4
+    hypotheses: int = 32  # depths tried in each cell
+    max_factor: float = 3.0  # between the single frame's depth and the farthest tried
+    hidden: int = 32  # channels that look at the volume
+    views: int = 2  # keyframes matched with, at most
+
+    def __post_init__(self) -> None:
+        """Refuse values that no volume can be built from."""
+        if self.channels < 1 or self.hidden < 2 or self.hypotheses < 2 or self.views < 1:
+            raise ValueError(
+                f'matching has channels {self.channels}, hidden {self.hidden}, hypotheses '
+                f'{self.hypotheses} and views {self.views}; the least are 1, 2, 2 and 1'
+            )
+        if not self.max_factor > 1:
+            raise ValueError(f'matching.max_factor is {self.max_factor}; it must be above 1')
+
+
+@dataclass(frozen=True)
 class TCDepthConfig:
     """
     Structure of the depth network.
@@ -49,6 +70,7 @@ class TCDepthConfig:
     attention_intrinsics: tuple[float, float, float, float] | None = None
     spatial_attention: bool = True
     temporal_attention: bool = True
+    matching: MatchingConfig | None = None  # None: as the paper, the camera's motion is not used
 
     def __post_init__(self) -> None:
         """Refuse values that no network can be built from."""
@@ -93,6 +115,8 @@ def depth_config_from_dict(values: dict[str, Any]) -> DepthConfig:
     model = frozen.pop('model', TCDepthConfig.model)
     if model not in MODELS:
         raise ValueError(f"model is '{model}'; it must be one of {', '.join(MODELS)}")
+    if frozen.get('matching') is not None:
+        frozen['matching'] = MatchingConfig(**frozen['matching'])
     return MODELS[model](**frozen)
 
 

@@ -8,8 +8,12 @@ from typing import Literal
 
 from torch import Tensor
 
+from tc_depth_ros.geometry.camera_pose import CameraPose
+from tc_depth_ros.geometry.depth import inverse_depth_from_disparity
 from tc_depth_ros.network.attention import Memory
 from tc_depth_ros.network.build import DepthNetwork
+from tc_depth_ros.network.keyframes import KeyframeBuffer
+from tc_depth_ros.network.matching import Match
 from tc_depth_ros.network.monodepth import Monodepth
 from tc_depth_ros.network.tc_depth import NEIGHBOURS, EncodedFrame, TCDepth
 
@@ -21,12 +25,20 @@ class StreamedDisparity:
     """One answer of the stream."""
 
     disparity: Tensor  # (B, 1, H, W) in (0, 1)
-    frames_used: int  # distinct frames behind this answer: 1 = single-frame mode
+    frames_used: int  # distinct frames that were attended to: 1 = single-frame mode
+    match: Match | None = None  # None: not matched with the past
+    keyframes_used: int = 0  # matched with
+
+
+@dataclass(frozen=True)
+class _Pushed:
+    frame: EncodedFrame
+    K: Tensor
 
 
 class DepthStream:
     """
-    Encode each frame once; attend to the cached past; decode only the frame asked for.
+    Encode each frame once; attend to the cached past; decode only the frame asked for; match it.
 
     A neighbour that is missing (at the start) is replaced by the target itself. ``newest``
     answers for the frame just pushed. ``centre`` answers for the one before it, which then has a
@@ -43,47 +55,77 @@ class DepthStream:
             )
         self._network = network
         self._output = output
-        self._past: deque[EncodedFrame] = deque(maxlen=NEIGHBOURS)
+        self._past: deque[_Pushed] = deque(maxlen=NEIGHBOURS)
         self._past_memories: deque[list[Memory]] = deque(maxlen=NEIGHBOURS)
+        self._keyframes = KeyframeBuffer()
 
     def reset(self) -> None:
         """Forget the past: the next frame is a first frame."""
         self._past.clear()
         self._past_memories.clear()
+        self._keyframes.reset()
 
-    def push(self, image: Tensor, K: Tensor) -> StreamedDisparity | None:
+    def push(
+        self, image: Tensor, K: Tensor, pose: CameraPose | None = None
+    ) -> StreamedDisparity | None:
         """
         Take the next frame.
 
         :param image: RGB in [0, 1], (B, 3, H, W), of the same size as the ones before
         :param K: intrinsics in pixels of H x W, (B, 3, 3)
+        :param pose: of the frame that is answered for; None: not known, so that it is not
+            matched. With a pose, B is 1
         :return: the answer, or None for the first frame of a ``centre`` stream
         """
-        frame = self._network.encode(image, K)
+        pushed = _Pushed(self._network.encode(image, K), K)
         if self._network.config.temporal == 'causal':
-            return self._push_causal(frame)
-        window = [*self._past, frame]
-        self._past.append(frame)
-        if self._output == 'newest':
-            return self._answer(window, target=len(window) - 1)
-        return self._answer(window, target=len(window) - 2) if len(window) > 1 else None
+            return self._match(pushed, self._push_causal(pushed), pose)
+        window = [*self._past, pushed]
+        self._past.append(pushed)
+        target = len(window) - (1 if self._output == 'newest' else 2)
+        if target < 0:
+            return None
+        return self._match(window[target], self._answer(window, target), pose)
 
-    def _push_causal(self, frame: EncodedFrame) -> StreamedDisparity:
+    def _push_causal(self, pushed: _Pushed) -> StreamedDisparity:
+        frame = pushed.frame
         features, memories = self._network.attend_causal(frame, list(self._past_memories))
         frames_used = 1 + len(self._past_memories)
         self._past_memories.append(memories)
-        return self._decode(frame, features, frames_used)
+        return self._decode(pushed, features, frames_used)
 
-    def _answer(self, window: list[EncodedFrame], target: int) -> StreamedDisparity:
-        padding = [window[target]] * (NEIGHBOURS + 1 - len(window))
-        (features,) = self._network.attend_window([*window, *padding], [target])
+    def _answer(self, window: list[_Pushed], target: int) -> StreamedDisparity:
+        frames = [pushed.frame for pushed in window]
+        padding = [frames[target]] * (NEIGHBOURS + 1 - len(frames))
+        (features,) = self._network.attend_window([*frames, *padding], [target])
         return self._decode(window[target], features, len(window))
 
-    def _decode(
-        self, frame: EncodedFrame, features: Tensor, frames_used: int
-    ) -> StreamedDisparity:
-        (disparity,) = self._network.decoder(features, frame.skips, scales=(0,))
+    def _decode(self, target: _Pushed, features: Tensor, frames_used: int) -> StreamedDisparity:
+        (disparity,) = self._network.decoder(features, target.frame.skips, scales=(0,))
         return StreamedDisparity(disparity, frames_used)
+
+    def _match(
+        self, target: _Pushed, answer: StreamedDisparity, pose: CameraPose | None
+    ) -> StreamedDisparity:
+        """Correct an answer by the keyframes, and keep its frame, if it is to be one."""
+        matching, features = self._network.config.matching, target.frame.matching
+        if matching is None or features is None or pose is None:
+            return answer
+        inverse_depth = self._inverse_depth(answer.disparity)
+        views = self._keyframes.choose(pose, inverse_depth, target.K, matching.views)
+        if views:
+            context = target.frame.skips[1]
+            disparity, match = self._network.match(
+                answer.disparity, features, context, views, target.K
+            )
+            answer = StreamedDisparity(disparity, answer.frames_used, match, len(views))
+            inverse_depth = self._inverse_depth(disparity)
+        self._keyframes.add(pose, features, inverse_depth, target.K)
+        return answer
+
+    def _inverse_depth(self, disparity: Tensor) -> Tensor:
+        config = self._network.config
+        return inverse_depth_from_disparity(disparity.float(), config.min_depth, config.max_depth)
 
 
 class SingleFrameStream:
@@ -100,7 +142,7 @@ class SingleFrameStream:
     def reset(self) -> None:
         """Nothing to forget."""
 
-    def push(self, image: Tensor, K: Tensor) -> StreamedDisparity:
+    def push(self, image: Tensor, K: Tensor, pose: CameraPose | None = None) -> StreamedDisparity:
         """Take the next frame, as DepthStream does."""
         (disparity,) = self._network.predict(image, scales=(0,))
         return StreamedDisparity(disparity, frames_used=1)

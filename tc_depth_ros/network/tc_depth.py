@@ -2,8 +2,9 @@
 TC-Depth (Ruhkamp et al., 3DV 2021): encoder -> coarse depth -> attention -> decoder.
 
 A frame is *encoded* once, which is all that can be computed of it before its neighbours are
-known; then *attended* together with them; then *decoded*. A stream of frames
-(:mod:`tc_depth_ros.network.stream`) keeps the encodings and walks the same three steps.
+known; then *attended* together with them; then *decoded*. Where the camera's motion is known, a
+network with matching then *matches* it with the past (:mod:`tc_depth_ros.network.matching`). A
+stream of frames (:mod:`tc_depth_ros.network.stream`) keeps the encodings and walks the same steps.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tc_depth_ros.geometry.depth import inverse_depth_from_disparity
 from tc_depth_ros.network.attention import (
     AttentionBlock,
     Memory,
@@ -24,7 +26,8 @@ from tc_depth_ros.network.coarse_depth import CoarseDepth
 from tc_depth_ros.network.config import TCDepthConfig
 from tc_depth_ros.network.decoder import DepthDecoder
 from tc_depth_ros.network.encoder import DRNC26, EfficientNetLite0Pyramid
-from tc_depth_ros.network.output import DepthOutput
+from tc_depth_ros.network.matching import Match, Matcher, MatchView, correct
+from tc_depth_ros.network.output import DepthOutput, MatchInputs
 
 STRIDE = 8  # image pixels per attention cell
 MIN_SIDE = 2 * STRIDE  # reflected borders need two cells
@@ -40,6 +43,7 @@ class EncodedFrame:
     kernel: Tensor  # (B, N, N), the same for every block
     features: Tensor  # (B, C, h, w), after the first block's spatial attention
     memory: Memory  # of the first block
+    matching: Tensor | None  # unit vectors to match, (B, C, H/4, W/4); None: without matching
 
 
 class TCDepth(nn.Module):
@@ -70,10 +74,13 @@ class TCDepth(nn.Module):
         self.decoder = DepthDecoder(
             config.channels, self.encoder.skip_channels, config.decoder_channels
         )
+        self.matcher: Matcher | None = None
+        if config.matching is not None:
+            self.matcher = Matcher(config.matching, self.encoder.skip_channels)
 
     def forward(self, images: Tensor, K: Tensor) -> DepthOutput:
         """
-        Disparities of all frames of a window.
+        Disparities of all frames of a window, before matching.
 
         :param images: RGB in [0, 1] in time order, (B, F, 3, H, W); the paper has F = 3
         :param K: intrinsics in pixels of H x W, (B, 3, 3)
@@ -92,6 +99,7 @@ class TCDepth(nn.Module):
         return DepthOutput(
             tuple(d.unflatten(0, (batch, count)) for d in disparities),
             encoded.coarse_inverse_depth.unflatten(0, (batch, count)),
+            _match_inputs(encoded, batch, count),
         )
 
     def encode(self, image: Tensor, K: Tensor) -> EncodedFrame:
@@ -108,7 +116,38 @@ class TCDepth(nn.Module):
         first = self.blocks[0]
         features = first.spatial(encoded.deep, kernel)
         skips = (encoded.half, encoded.quarter, encoded.eighth)
-        return EncodedFrame(skips, coarse, kernel, features, first.temporal.remember(features))
+        matching = None if self.matcher is None else self.matcher.features(skips)
+        memory = first.temporal.remember(features)
+        return EncodedFrame(skips, coarse, kernel, features, memory, matching)
+
+    def match(
+        self,
+        disparity: Tensor,
+        features: Tensor,
+        context: Tensor,
+        views: Sequence[MatchView],
+        K: Tensor,
+        present: Tensor | None = None,
+    ) -> tuple[Tensor, Match]:
+        """
+        Correct the disparity of a frame by what it has in common with past ones.
+
+        :param disparity: as decoded, (B, 1, H, W)
+        :param features: of the frame, (B, C, H/4, W/4)
+        :param context: the frame's skip at 1/4
+        :param views: one or more; their motions are in the network's unit
+        :param K: intrinsics in pixels of H x W, (B, 3, 3)
+        :param present: which of the views are there, (V,), as in :meth:`attend_causal`; None: all
+        :return: disparity (B, 1, H, W), in [0, 1]
+        """
+        assert self.matcher is not None
+        near, far = 1 / self.config.min_depth, 1 / self.config.max_depth
+        guess = inverse_depth_from_disparity(
+            disparity.float(), self.config.min_depth, self.config.max_depth
+        )
+        match = self.matcher(features, guess, context, views, K, present)
+        corrected = correct(guess, match).clamp(far, near)
+        return (corrected - far) / (near - far), match
 
     def attend_window(self, frames: Sequence[EncodedFrame], wanted: Sequence[int]) -> list[Tensor]:
         """
@@ -218,4 +257,15 @@ def _select(encoded: EncodedFrame, batch: int, count: int, index: int) -> Encode
         pick(encoded.kernel),
         pick(encoded.features),
         Memory(pick(encoded.memory.key), pick(encoded.memory.value)),
+        None if encoded.matching is None else pick(encoded.matching),
+    )
+
+
+def _match_inputs(encoded: EncodedFrame, batch: int, count: int) -> MatchInputs | None:
+    """Those of an encoding of batch x count frames."""
+    if encoded.matching is None:
+        return None
+    _, quarter, _ = encoded.skips
+    return MatchInputs(
+        encoded.matching.unflatten(0, (batch, count)), quarter.unflatten(0, (batch, count))
     )

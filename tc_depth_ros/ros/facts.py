@@ -52,12 +52,16 @@ def _of_estimate(last: Estimate) -> dict[str, str]:
     facts = {
         'mode': 'multi-frame' if last.frames_used > 1 else f'single-frame ({last.continuity})',
         'frames used': str(last.frames_used),
+        'keyframes matched': str(last.keyframes_used),
+        'motion source': last.location.source,
         'metric': str(scale.metric),
         'scale source': scale.source,
         'scale state': scale.state.value,
         'scale factor': f'{scale.factor:.4f}',
         'scale deviation': f'{scale.deviation:.4f}',
     }
+    if last.location.refusal:
+        facts['motion source: why not odometry'] = last.location.refusal
     if consistency is not None:
         facts |= {
             'consistency: median disagreement': f'{consistency.disagreement:.4f}',

@@ -31,7 +31,7 @@ class Listener:
     arrived: Callable[[Arrival], None]
     dropped: Callable[[str], None]  # an image, and the cause
     complain: Callable[[str], None]  # what is missing, and the remedy
-    odometry: Callable[[Odometry], None] | None  # None: not subscribed
+    odometry: Callable[[Odometry], None]
 
 
 class Inputs:
@@ -51,8 +51,9 @@ class Inputs:
         :param unsubscribe: destroys one
         :param transport: 'raw' or 'compressed'
         """
-        self._unsubscribe = unsubscribe
+        self._subscribe, self._unsubscribe = subscribe, unsubscribe
         self._listener = listener
+        self._follows_odometry = False
         self._infos = CameraInfoBuffer()
         self._early: Image | CompressedImage | None = None  # an image before any CameraInfo
         kind, topic = (
@@ -64,8 +65,13 @@ class Inputs:
             camera_info,
             subscribe(kind, f'image{topic}', self._on_image),
         ]
-        if listener.odometry is not None:
-            self._subscriptions.append(subscribe(Odometry, 'odom', listener.odometry))
+
+    def follow_odometry(self) -> None:
+        """Subscribe the odometry too, if it is not yet."""
+        if not self._follows_odometry:
+            self._follows_odometry = True
+            subscription = self._subscribe(Odometry, 'odom', self._listener.odometry)
+            self._subscriptions.append(subscription)
 
     def close(self) -> None:
         """Stop to listen; an image that still waits for its CameraInfo is dropped."""

@@ -92,10 +92,14 @@ def organised_points(cloud: NDArray[np.float32], frame: Frame) -> PointCloud2:
 def odometry_pose(message: Odometry) -> OdometryPose:
     """Pose of an odometry message; raises ValueError where it is none."""
     place, turn = message.pose.pose.position, message.pose.pose.orientation
+    # Of x and y: robots on wheels do not measure z, and say so by a variance of 1e12, as Gazebo's
+    variance = float(np.max(message.pose.covariance[[0, 7]]))
     return OdometryPose(
         stamp_ns(message.header),
         np.array([place.x, place.y, place.z]),
         np.array([turn.x, turn.y, turn.z, turn.w]),
+        # Some publishers mark what they do not know by -1
+        np.sqrt(variance) if variance >= 0 else np.inf,
     )
 
 

@@ -40,7 +40,8 @@ class Mounting:
         except self._not_there as error:
             self._node.get_logger().warning(
                 f'the odometry is of {child}, the images of {camera}, and TF does not link them '
-                f'({error}): until it does, only straight motion tells the scale',
+                f'({error}): until it does, it is not used to match depth, and only straight '
+                'motion tells the scale',
                 throttle_duration_sec=WARN_PERIOD_S,
             )
             return None
@@ -55,7 +56,8 @@ class Mounting:
         except ImportError:
             self._node.get_logger().warning(
                 'the odometry is not of the camera, and tf2_ros, which would link them, is not '
-                'installed: only straight motion tells the scale',
+                'installed: it is not used to match depth, and only straight motion tells the '
+                'scale',
                 once=True,
             )
             return False

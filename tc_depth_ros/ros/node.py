@@ -129,13 +129,12 @@ class TCDepthNode(StandaloneNode):
         self._health.begin(topic)
         tally = self._health.tally
         self._worker = LatestWorker(self._process, lambda _: tally.dropped(SUPERSEDED))
-        follows_odometry = read(self, PipelineConfig).scale.source == 'odometry'
         listener = Listener(
             tally.received,
             self._worker.put,
             tally.dropped,
             self._health.complain,
-            self._on_odometry if follows_odometry else None,
+            self._on_odometry,
         )
         self._inputs = Inputs(
             partial(subscribe, self, self._unblocked),
@@ -143,6 +142,10 @@ class TCDepthNode(StandaloneNode):
             config.image_transport,
             listener,
         )
+        if self._pipeline is not None:
+            self._pipeline.mount(None)
+            if self._pipeline.wants_odometry:
+                self._inputs.follow_odometry()
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe, finish the frame at work, forget the stream."""
@@ -245,12 +248,12 @@ class TCDepthNode(StandaloneNode):
         if self._mounted == (child, camera):
             return
         found = self._mounting.find(child, camera)
-        if found is None:
+        if found is None and self._mounted is None:
             return
         with self._at_work:  # other weights may be about to take over
             if self._pipeline is not None:
-                self._pipeline.mount(found)
-                self._mounted = (child, camera)
+                self._pipeline.mount(found)  # None: what is known is of another frame
+                self._mounted = None if found is None else (child, camera)
 
     # ---- at run time -----------------------------------------------------------------------
 
@@ -300,6 +303,8 @@ class TCDepthNode(StandaloneNode):
                 self._pipeline = new
             self._pipeline.configure(pipeline_config)
             self._outputs.config = output_config
+            if self._pipeline.wants_odometry and self._worker is not None:
+                self._inputs.follow_odometry()  # new weights may match where the old did not
         return SetParametersResult(successful=True)
 
 

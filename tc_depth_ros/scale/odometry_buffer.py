@@ -21,6 +21,7 @@ class OdometryPose:
     stamp_ns: int
     position: NDArray[np.float64]  # (3,) in m
     quaternion: NDArray[np.float64]  # (4,), x y z w, not zero
+    deviation_m: float = 0.0  # of the position, by the message's covariance; 0: it says nothing
 
     def __post_init__(self) -> None:
         """Refuse a pose that is none."""
@@ -56,6 +57,7 @@ class OdometryBuffer:
         self._stamps_ns: list[int] = []
         self._positions: list[NDArray[np.float64]] = []
         self._quaternions: list[NDArray[np.float64]] = []
+        self._deviations_m: list[float] = []
 
     @property
     def newest_ns(self) -> int | None:
@@ -72,8 +74,15 @@ class OdometryBuffer:
         self._stamps_ns.insert(place, pose.stamp_ns)
         self._positions.insert(place, pose.position)
         self._quaternions.insert(place, pose.quaternion)
+        self._deviations_m.insert(place, pose.deviation_m)
         if len(self) > self._capacity:
             del self._stamps_ns[0], self._positions[0], self._quaternions[0]
+            del self._deviations_m[0]
+
+    def deviation_m_at(self, stamp_ns: int) -> float:
+        """Deviation of the position that comes at a stamp or next after it; 0 where unknown."""
+        place = bisect_left(self._stamps_ns, stamp_ns)
+        return self._deviations_m[place] if place < len(self) else 0.0
 
     def at(self, stamp_ns: int) -> NDArray[np.float64] | None:
         """

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tc_depth_ros.network.pose import PoseNet
 from tc_depth_ros.temporal.tracks import PointTracker, grey_image
-from tc_depth_ros.temporal.view import View
+from tc_depth_ros.temporal.view import Shown, View
 
 Floats = NDArray[np.float64]
 
@@ -36,20 +36,33 @@ class Motion:
     # (6, 6) of x, y, z in that unit and the rotation about x, y, z in rad, all along the axes of
     # the later camera: the order of geometry_msgs
     covariance: Floats
+    evidence: Points | None = None  # what the images show of it; None: no image was asked
 
 
 class MotionSource(Protocol):
     """Whatever tells the motion between two frames."""
 
-    def between(self, earlier: View, later: View) -> Motion | None:
-        """Find the motion; None where that cannot be told (no texture, nothing in common)."""
+    def between(self, earlier: View, later: Shown) -> Motion | None:
+        """
+        Find the motion, in the unit of the earlier depth; the later is not needed.
+
+        :return: None where it cannot be told (no texture, nothing in common)
+        """
 
 
-class _Points(NamedTuple):
+class Points(NamedTuple):
     """Points that both views show."""
 
     scene: Floats  # in the earlier camera's frame, (N, 3)
     later: Floats  # (u, v) in pixels, (N, 2)
+    K: Floats  # (3, 3)
+
+    def residual_px(self, later_T_earlier: Floats) -> float:
+        """Median distance of the points from where a motion (4, 4) projects them."""
+        points = self.scene @ later_T_earlier[:3, :3].T + later_T_earlier[:3, 3]
+        projected = points @ self.K.T
+        pixels = projected[:, :2] / np.maximum(projected[:, 2:], 1e-6)
+        return float(np.median(np.linalg.norm(pixels - self.later, axis=1)))
 
 
 class _Pose(NamedTuple):
@@ -91,12 +104,12 @@ class FlowMotion:
     def __init__(self) -> None:
         self._tracker = PointTracker()
 
-    def between(self, earlier: View, later: View) -> Motion | None:
+    def between(self, earlier: View, later: Shown) -> Motion | None:
         """Find the motion; None for too few points, or too few that move as one."""
         points = _points(self._tracker, earlier, later)
         if len(points.scene) < MIN_POINTS:
             return None
-        K = _matrix(earlier)
+        K = points.K
         # OpenCV's RANSAC brings its own random numbers, always the same
         found, rotation, translation, inliers = cv2.solvePnPRansac(
             points.scene,
@@ -109,10 +122,10 @@ class FlowMotion:
         )
         if not found or len(inliers) < max(MIN_POINTS, MIN_INLIER_SHARE * len(points.scene)):
             return None
-        points = _Points(points.scene[inliers[:, 0]], points.later[inliers[:, 0]])
-        rotation, translation = cv2.solvePnPRefineLM(*points, K, None, rotation, translation)
+        rigid = Points(points.scene[inliers[:, 0]], points.later[inliers[:, 0]], K)
+        rotation, translation = cv2.solvePnPRefineLM(*rigid, None, rotation, translation)
         pose = _Pose(np.asarray(rotation, np.float64), np.asarray(translation, np.float64))
-        return Motion(pose.matrix(), pose_covariance(_residuals(points, pose, K)))
+        return Motion(pose.matrix(), pose_covariance(_residuals(rigid, pose)), points)
 
 
 class PoseNetMotion:
@@ -128,7 +141,7 @@ class PoseNetMotion:
         self._scale = scale
         self._tracker = PointTracker()
 
-    def between(self, earlier: View, later: View) -> Motion | None:
+    def between(self, earlier: View, later: Shown) -> Motion | None:
         """
         Ask the network; None where there is no texture to hold its answer against.
 
@@ -138,17 +151,17 @@ class PoseNetMotion:
         points = _points(self._tracker, earlier, later)
         if len(points.scene) < MIN_POINTS:
             return None
-        pose, K = self._ask(earlier, later), _matrix(earlier)
-        residuals = _residuals(points, pose, K)
+        pose = self._ask(earlier, later)
+        residuals = _residuals(points, pose)
         distance = np.linalg.norm(residuals.pixels, axis=1)
         # What moves by itself is farther off than the rest
         kept = distance <= 3 * np.median(distance)
         residuals = _Residuals(residuals.pixels[kept], residuals.jacobian[kept])
         step = np.linalg.solve(residuals.normal_matrix(), residuals.gradients().sum(axis=0))
         left = residuals._replace(pixels=residuals.pixels - residuals.jacobian @ step)
-        return Motion(pose.matrix(), np.outer(step, step) + pose_covariance(left))
+        return Motion(pose.matrix(), np.outer(step, step) + pose_covariance(left), points)
 
-    def _ask(self, earlier: View, later: View) -> _Pose:
+    def _ask(self, earlier: View, later: Shown) -> _Pose:
         with torch.inference_mode():
             later_T_earlier = self._pose_net(earlier.image, later.image)[0].double().cpu().numpy()
         rotation = cv2.Rodrigues(later_T_earlier[:3, :3])[0]
@@ -174,21 +187,17 @@ def pose_covariance(residuals: _Residuals) -> Floats:
     return np.asarray(count * of_mean * np.linalg.inv(residuals.normal_matrix()))
 
 
-def _points(tracker: PointTracker, earlier: View, later: View) -> _Points:
+def _points(tracker: PointTracker, earlier: View, later: Shown) -> Points:
     tracks = tracker.track(grey_image(earlier.image), grey_image(later.image))
     u, v = tracks.earlier.T
     z = earlier.depth[0, 0].cpu().numpy()[v, u].astype(np.float64)
-    K = _matrix(earlier)
+    K = np.asarray(earlier.K[0].double().cpu().numpy())
     rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones(len(z))], axis=1)
-    return _Points(rays * z[:, None], tracks.later)
+    return Points(rays * z[:, None], tracks.later, K)
 
 
-def _matrix(view: View) -> Floats:
-    return np.asarray(view.K[0].double().cpu().numpy())
-
-
-def _residuals(points: _Points, pose: _Pose, K: Floats) -> _Residuals:
-    projected, jacobian = cv2.projectPoints(points.scene, *pose, K, None)
+def _residuals(points: Points, pose: _Pose) -> _Residuals:
+    projected, jacobian = cv2.projectPoints(points.scene, *pose, points.K, None)
     # OpenCV's columns are rotation, translation, then the camera's
     ordered = np.asarray(jacobian[:, [3, 4, 5, 0, 1, 2]], np.float64)
     return _Residuals(points.later - projected[:, 0], ordered.reshape(-1, 2, 6))

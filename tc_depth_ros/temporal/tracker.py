@@ -15,7 +15,7 @@ from tc_depth_ros.settings import setting
 from tc_depth_ros.temporal.confidence import PastView, confidence
 from tc_depth_ros.temporal.consistency import Consistency, compare
 from tc_depth_ros.temporal.motion import FlowMotion, Motion, MotionSource, PoseNetMotion
-from tc_depth_ros.temporal.view import View
+from tc_depth_ros.temporal.view import Shown, View
 
 KEPT = 8  # past depths; at 192x256 they are 1.6 MB
 # Of the median depth: a view taken from this far is compared with beside the last one. Nearer
@@ -92,15 +92,30 @@ class TemporalTracker:
         self._last = None
         self._past.clear()
 
+    def motion_to(self, shown: Shown) -> Motion | None:
+        """The motion from the last frame to the next, whose depth need not be known yet."""
+        earlier = self._last
+        if earlier is None or self._source is None or not _same_camera(earlier, shown):
+            return None
+        return self._source.between(earlier, shown)
+
     def push(self, view: View, *, wants_confidence: bool) -> TemporalEstimate:
-        """Take the next frame; another size or K than before begins anew."""
+        """Take the next frame, and find its motion."""
+        return self.compare(view, self.motion_to(view), wants_confidence=wants_confidence)
+
+    def compare(
+        self, view: View, motion: Motion | None, *, wants_confidence: bool
+    ) -> TemporalEstimate:
+        """
+        Take the next frame; another size or K than before begins anew.
+
+        :param motion: from motion_to
+        """
         earlier = self._last
         if earlier is not None and not _same_camera(earlier, view):
             self.reset()
             earlier = None
-        motion = consistency = None
-        if earlier is not None and self._source is not None:
-            motion = self._source.between(earlier, view)
+        consistency = None
         if earlier is not None and motion is not None:
             self._move_on(earlier, motion)
             consistency = compare(earlier, view, motion, self._config.max_difference)
@@ -127,5 +142,5 @@ class TemporalTracker:
         return [last] if second is None else [last, second]
 
 
-def _same_camera(a: View, b: View) -> bool:
-    return a.size == b.size and torch.equal(a.K, b.K)
+def _same_camera(a: Shown, b: Shown) -> bool:
+    return a.image.shape == b.image.shape and torch.equal(a.K, b.K)

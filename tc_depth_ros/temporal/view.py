@@ -1,10 +1,23 @@
-"""One predicted frame as the network saw it: what is compared over time."""
+"""One frame as the network sees it, and with its depth: what is compared over time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
+
+
+class Shown(Protocol):
+    """A frame at the network's size, whose depth need not be known."""
+
+    @property
+    def image(self) -> Tensor:
+        """RGB in [0, 1], (1, 3, h, w)."""
+
+    @property
+    def K(self) -> Tensor:
+        """In pixels of h x w, (1, 3, 3)."""
 
 
 @dataclass(frozen=True)

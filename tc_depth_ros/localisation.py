@@ -1,0 +1,246 @@
+"""
+Where the camera is, for matching: by the robot's odometry, else by the images, else not at all.
+
+    odometry (in its unit) ─┐
+    motion by the images ───┴─> checked against the images ─> pose of the frame, and whose it is
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from threading import Condition
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tc_depth_ros.geometry.camera_pose import CameraPose
+from tc_depth_ros.scale.odometry_buffer import OdometryBuffer, OdometryPose
+from tc_depth_ros.settings import check_choices, setting
+from tc_depth_ros.temporal.motion import Motion
+
+MotionName = Literal['odometry', 'images', 'none']
+
+# Odometry's translation is tried at these lengths too: the depth that it is checked with may be
+# wrong by a factor
+LENGTHS = tuple(1.4**power for power in range(-6, 7))
+LEAST_RESIDUAL_PX = 1.0  # less proves nothing
+# Of the residual that a camera standing still leaves, this share at most may be left
+UNEXPLAINED = 0.5
+
+
+@dataclass(frozen=True)
+class LocalisationConfig:
+    """By whose motion depth is matched with the past; for weights that match."""
+
+    odometry: Literal['auto', 'none'] = setting(
+        'auto',
+        'whether depth is matched by the motion of odometry (topic odom) where it is metric; '
+        'none: by the images alone',
+        choices=('auto', 'none'),
+    )
+    odometry_wait_s: float = setting(
+        0.03,
+        'wait at most so long for odometry of the stamp of an image, s; once odometry was late, '
+        'it is not waited for until it is in time again',
+        0.0,
+        1.0,
+    )
+    max_odometry_gap_s: float = setting(
+        0.2, 'odometry poses farther apart are not interpolated, s', 0.001, 10.0
+    )
+    max_deviation_m: float = setting(
+        10.0, 'odometry less sure of the position, by its covariance, is not used, m', 0.0, 1e6
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what is none of the choices."""
+        check_choices(self)
+        if not self.max_odometry_gap_s > 0:
+            raise ValueError(
+                f'matching.max_odometry_gap_s is {self.max_odometry_gap_s}; it must be positive'
+            )
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a frame was taken, and how that is known."""
+
+    pose: CameraPose | None  # None: it is not known
+    source: MotionName
+    refusal: str = ''  # why it is not by odometry; '': it is, or odometry is not asked for
+
+
+class OdometryTrack:
+    """The robot's odometry at the stamps of images; takes poses from any thread."""
+
+    def __init__(self, config: LocalisationConfig) -> None:
+        self._config = config
+        self._changed = Condition()
+        self._buffer = OdometryBuffer(config.max_odometry_gap_s)
+        self._child_T_camera: NDArray[np.float64] | None = None
+        self._is_late = False  # the last time that it was asked for
+        self._asked_ns = 0  # for which stamp
+        self._due_s = 0.0  # monotonic; until when it would have been waited for
+        self._begun = 0
+
+    def reset(self) -> None:
+        """Forget all poses; how the camera is mounted stays."""
+        with self._changed:
+            self._buffer.clear()
+            self._is_late = False
+            self._begun += 1
+
+    def mount(self, child_T_camera: NDArray[np.float64] | None) -> None:
+        """Say how the camera stands on the odometry's child frame, (4, 4); None: not known."""
+        with self._changed:
+            self._child_T_camera = child_T_camera
+            self._begun += 1
+
+    def add(self, pose: OdometryPose) -> None:
+        """Take a pose."""
+        with self._changed:
+            self._buffer.add(pose)
+            if self._is_late and self._has_come():
+                # One delay must not end the waiting for ever: what need not be waited for longer
+                # than the settings allow is in time
+                self._is_late = time.monotonic() > self._due_s
+            self._changed.notify_all()
+
+    def begin_anew(self) -> None:
+        """Compare poses to come with none of those before: it jumped."""
+        self._begun += 1
+
+    def at(self, stamp_ns: int) -> tuple[NDArray[np.float64] | None, str]:
+        """
+        Pose ``world_T_camera`` at a stamp, (4, 4); None with the reason.
+
+        Waits for it as long as the settings allow.
+        """
+        with self._changed:
+            if self._buffer.newest_ns is None:
+                return None, 'no odometry'
+            if self._child_T_camera is None:
+                return None, "TF does not link the odometry's child frame to the camera"
+            self._wait_for(stamp_ns)
+            world_T_child = self._buffer.at(stamp_ns)
+            if world_T_child is None:
+                late = 'odometry is late' if self._is_late else 'odometry has a gap'
+                return None, f'{late} at the stamp of the image'
+            deviation_m = self._buffer.deviation_m_at(stamp_ns)
+            if deviation_m > self._config.max_deviation_m:
+                if deviation_m == np.inf:
+                    return None, 'odometry does not know its position, by its covariance'
+                return None, f'odometry is sure of its position to {deviation_m:.3g} m only'
+            return np.asarray(world_T_child @ self._child_T_camera), ''
+
+    @property
+    def name(self) -> str:
+        """Of the stretch without a jump that it is in."""
+        return f'odometry {self._begun}'
+
+    def _wait_for(self, stamp_ns: int) -> None:
+        wait_s = self._config.odometry_wait_s
+        self._asked_ns, self._due_s = stamp_ns, time.monotonic() + wait_s
+        self._is_late = not self._changed.wait_for(self._has_come, 0 if self._is_late else wait_s)
+
+    def _has_come(self) -> bool:
+        newest_ns = self._buffer.newest_ns
+        return newest_ns is not None and newest_ns >= self._asked_ns
+
+
+class Localiser:
+    """Tells where each frame of a stream was taken."""
+
+    def __init__(self, config: LocalisationConfig | None = None) -> None:
+        self._config = config or LocalisationConfig()
+        self.odometry = OdometryTrack(self._config)
+        self._images_T_camera = np.eye(4)
+        self._begun = 0
+        # Name of the odometry and pose of the last frame: by odometry, or carried on by the images
+        self._last: tuple[str, NDArray[np.float64]] | None = None
+
+    def reset(self) -> None:
+        """Forget odometry and images."""
+        self.odometry.reset()
+        self.lose()
+
+    def lose(self) -> None:
+        """Compare what comes with nothing before it."""
+        self._begun += 1
+        self._last = None
+
+    def locate(self, stamp_ns: int, motion: Motion | None, factor: float | None) -> Location:
+        """
+        Find the pose of the next frame.
+
+        :param motion: from the frame before, by the images; None: it is not known
+        :param factor: metres per unit of the depth; None: not known, and odometry of no use
+        """
+        if motion is None:
+            self._begun += 1
+        else:
+            self._images_T_camera = self._images_T_camera @ np.linalg.inv(motion.later_T_earlier)
+        pose, refusal = self._by_odometry(stamp_ns, motion, factor)
+        if pose is not None:
+            return Location(pose, 'odometry')
+        by_images = CameraPose(self._images_T_camera, f'images {self._begun}')
+        if motion is None:
+            # A first frame: what follows can be matched with it, it with nothing
+            return Location(by_images, 'none', refusal)
+        return Location(by_images, 'images', refusal)
+
+    def _by_odometry(
+        self, stamp_ns: int, motion: Motion | None, factor: float | None
+    ) -> tuple[CameraPose | None, str]:
+        if self._config.odometry == 'none':
+            return None, ''
+        if factor is None:
+            return None, 'depth is not metric, so that odometry has another unit'
+        world_T_camera, refusal = self.odometry.at(stamp_ns)
+        last, self._last = self._last, None
+        if world_T_camera is None:
+            self._carry_on(last, motion, factor)
+            return None, refusal
+        track = self.odometry.name
+        if last is not None and last[0] == track and motion is not None:
+            later_T_earlier = np.linalg.inv(world_T_camera) @ last[1]
+            later_T_earlier[:3, 3] /= factor
+            if not explains(np.asarray(later_T_earlier, np.float64), motion):
+                self.odometry.begin_anew()
+                return None, 'the motion by odometry does not fit the images'
+        self._last = (track, world_T_camera)
+        return CameraPose(world_T_camera, track, 1 / factor), ''
+
+    def _carry_on(
+        self, last: tuple[str, NDArray[np.float64]] | None, motion: Motion | None, factor: float
+    ) -> None:
+        """Move the last pose on by the images: odometry that comes back may start elsewhere."""
+        if last is None or motion is None:
+            self.odometry.begin_anew()  # nothing can tell whether it does
+            return
+        later_T_earlier = motion.later_T_earlier.copy()
+        later_T_earlier[:3, 3] *= factor
+        self._last = (last[0], np.asarray(last[1] @ np.linalg.inv(later_T_earlier), np.float64))
+
+
+def explains(later_T_earlier: NDArray[np.float64], motion: Motion) -> bool:
+    """
+    Whether a motion moves what the images show to where they show it.
+
+    The length of its translation is left open, within reason: it is as uncertain as the depth.
+
+    :param motion: by the images, with what it was found from
+    """
+    points = motion.evidence
+    if points is None or not len(points.scene):
+        return True
+    residuals = []
+    for length in LENGTHS:
+        tried = later_T_earlier.copy()
+        tried[:3, 3] *= length
+        residuals.append(points.residual_px(tried))
+    still = points.residual_px(np.eye(4))
+    left = points.residual_px(motion.later_T_earlier)
+    return min(residuals) <= max(LEAST_RESIDUAL_PX, left + UNEXPLAINED * max(0.0, still - left))
