@@ -121,7 +121,7 @@ class _Hits:
     surface: NDArray[np.int64]  # (h, w)
 
 
-def _make_noise(rng: np.random.Generator) -> Floats:
+def make_noise(rng: np.random.Generator) -> Floats:
     """Smooth noise of a few octaves that repeats without a seam, (N, N, 2)."""
     noise = np.zeros((NOISE_SIZE, NOISE_SIZE, 2), np.float32)
     for cells, amplitude in NOISE_OCTAVES:
@@ -156,7 +156,7 @@ def _ball_form(ball: Ball, offset: Doubles) -> Doubles:
     return form
 
 
-def _colours(hue: float, saturation: float, value: float) -> tuple[Triple, Triple]:
+def two_paints(hue: float, saturation: float, value: float) -> tuple[Triple, Triple]:
     """Two paints of one object: a dark one, and a lighter one of a hue nearby."""
     dark = colorsys.hsv_to_rgb(hue % 1.0, saturation, 0.45 * value)
     light = colorsys.hsv_to_rgb((hue + 0.09) % 1.0, 0.75 * saturation, value)
@@ -189,13 +189,13 @@ def _paint(boxes: tuple[Box, ...], balls: tuple[Ball, ...], rng: np.random.Gener
     owners = _owners(len(boxes), len(balls))
     hues = rng.uniform() + 0.618 * np.arange(owners[-1] + 1)  # golden section: no two alike
     periods = rng.uniform(0.25, 0.6, hues.size) + np.where(np.arange(hues.size) < FACES, 0.4, 0.0)
-    paints = [_colours(hues[i], 0.3 if i < FACES else 0.7, 0.95) for i in owners]
+    paints = [two_paints(hues[i], 0.3 if i < FACES else 0.7, 0.95) for i in owners]
     return Palette(
         forms=_forms(len(boxes), balls, rng),
         wave=np.array([_waves(i, periods[i]) for i in owners], np.float32).T,
         dark=np.array([dark for dark, _ in paints], np.float32).T,
         light=np.array([light for _, light in paints], np.float32).T,
-        noise=_make_noise(rng),
+        noise=make_noise(rng),
     )
 
 
@@ -240,7 +240,7 @@ def make_scene(seed: int = 0) -> Scene:
     return Scene(Box(ROOM_LOW, ROOM_HIGH), boxes, balls, _paint(boxes, balls, rng))
 
 
-def _look_at(eye: Doubles, target: Doubles, up: Doubles) -> Doubles:
+def look_at(eye: Doubles, target: Doubles, up: Doubles) -> Doubles:
     """The pose world_T_camera of a camera at ``eye`` that sees ``target`` in its middle."""
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, up)
@@ -267,7 +267,7 @@ def camera_path(frames: int, rate_hz: float = 10.0, seed: int = 0) -> Doubles:
         eye += 0.006 * np.sin(2.0 * np.pi * np.array([0.7, 0.9, 1.3]) * t + shake)
         target = np.array([5.5, 0.5 * np.sin(0.5 * t + sway), 0.9 + 0.1 * np.sin(0.7 * t + turn)])
         up = np.array([0.0, 0.04 * np.sin(0.8 * t + sway), 1.0])
-        poses.append(_look_at(eye, target, up))
+        poses.append(look_at(eye, target, up))
     return np.array(poses).reshape(-1, 4, 4)
 
 
@@ -400,7 +400,7 @@ def _render_colour(scene: Scene, rays: _Rays) -> NDArray[np.uint8]:
     return np.moveaxis(levels, 0, -1)
 
 
-def _centres(size: int, samples: int) -> Doubles:
+def centres(size: int, samples: int) -> Doubles:
     """Positions of a row of samples, evenly spread within pixels whose centres are integers."""
     return (np.arange(size * samples) + 0.5) / samples - 0.5
 
@@ -417,11 +417,11 @@ def render_view(
     """
     image = np.empty((height, width, 3), np.uint8)
     depth = np.empty((height, width), np.float32)
-    columns, fine_columns = _centres(width, 1), _centres(width, SAMPLES)
+    columns, fine_columns = centres(width, 1), centres(width, SAMPLES)
     for start in range(0, height, BAND_ROWS):
         band = slice(start, min(start + BAND_ROWS, height))
-        rows = _centres(height, 1)[band]
-        fine_rows = _centres(height, SAMPLES)[band.start * SAMPLES : band.stop * SAMPLES]
+        rows = centres(height, 1)[band]
+        fine_rows = centres(height, SAMPLES)[band.start * SAMPLES : band.stop * SAMPLES]
         depth[band] = _cast(scene, _make_rays(rows, columns, K, world_T_camera)).depth
         fine_rays = _make_rays(fine_rows, fine_columns, K, world_T_camera)
         image[band] = _render_colour(scene, fine_rays)
