@@ -27,6 +27,7 @@ from tc_depth_ros.predictor import full_size_depth
 from tc_depth_training.data.bag import ODOMETRY, Bag, BagError, CameraTopics
 from tc_depth_training.data.load import read_recording
 from tc_depth_training.data.recording import Recording
+from tc_depth_training.data.stretch import WHOLE, Stretch
 from tc_depth_training.data.windows import FRAMES, Batch, WindowDataset, Windows, find_windows
 from tc_depth_training.losses.objective import ObjectiveConfig
 from tc_depth_training.step import TrainingModel
@@ -54,21 +55,28 @@ class _Job:
 
 
 def refine_sequence(
-    bag: Path, weights: Path, out: Path, config: RefineConfig, image: str = '', info: str = ''
+    bag: Path,
+    weights: Path,
+    out: Path,
+    config: RefineConfig,
+    image: str = '',
+    info: str = '',
+    stretch: Stretch = WHOLE,
 ) -> None:
     """
-    Refine weights on all of a bag, and write them to a new file.
+    Refine weights on a bag, and write them to a new file.
 
     :param image: topic; empty is the only one, and so for its CameraInfo
+    :param stretch: of the bag; of its images, nothing outside it is looked at
     :raises BagError: no usable windows, or neither pose network nor odometry
     :raises WeightsError: the weights cannot be used
     """
-    job = _load(bag, weights, image, info)
+    job = _load(bag, weights, image, info, stretch)
     windows = find_windows(job.recording, [config.time_step_s], job.weights.pose_net is None)
     if not len(windows):
         raise BagError(
-            f'{bag} has no usable window of {config.time_step_s:g} s ({windows.static} are '
-            'static): choose another --time-step, and see tc-depth inspect'
+            f'{bag}{stretch.suffix} has no usable window of {config.time_step_s:g} s '
+            f'({windows.static} are static): choose another --time-step, and see tc-depth inspect'
         )
     dataset = WindowDataset([job.recording], [windows])
     model = _model(job.weights, config)
@@ -76,27 +84,34 @@ def refine_sequence(
     _adapt(model, tqdm(batches, 'refining', config.steps, unit='step'), config)
     refined = replace(
         job.weights.info,
-        training_data=f'{job.weights.info.training_data}; refined on {bag.name}',
+        training_data=f'{job.weights.info.training_data}; refined on {bag.name}{stretch.suffix}',
         notes={**job.weights.info.notes, 'refined_steps': config.steps},
     )
     save_weights(out, model.network, refined, model.pose_net)
 
 
 def refine_frames(
-    bag: Path, weights: Path, out: Path, config: RefineConfig, image: str = '', info: str = ''
+    bag: Path,
+    weights: Path,
+    out: Path,
+    config: RefineConfig,
+    image: str = '',
+    info: str = '',
+    stretch: Stretch = WHOLE,
 ) -> int:
     """
     Refine weights for each frame alone, from the start, and write ``depth/STAMP.npy`` of it.
 
+    :param stretch: as refine_sequence has it
     :return: how many frames were written; float32, m, (H, W), as tc-depth predict does. Frames
         without neighbours, or without a pose where nothing else says how they move, are not.
     :raises BagError: fewer than three frames, or neither pose network nor odometry
     :raises WeightsError: the weights cannot be used
     """
-    job = _load(bag, weights, image, info)
+    job = _load(bag, weights, image, info, stretch)
     stamps_ns = job.recording.stamps_ns
     if len(stamps_ns) < FRAMES:
-        raise BagError(f'{bag} has {len(stamps_ns)} frames; {FRAMES} are needed')
+        raise BagError(f'{bag}{stretch.suffix} has {len(stamps_ns)} frames; {FRAMES} are needed')
     folder = out / 'depth'
     folder.mkdir(parents=True, exist_ok=True)
     written = 0
@@ -109,8 +124,7 @@ def refine_frames(
         model = _model(job.weights, config)
         position = int(np.flatnonzero(window == target)[0])
         _adapt(model, [batch] * config.steps, config, position)
-        with torch.inference_mode():
-            disparity = model.network(batch.images, batch.K).disparities[0][0, position, 0]
+        disparity = model.answer(batch, position)[0, 0]
         depth = full_size_depth(disparity.numpy(), job.camera_size, job.weights.info)
         np.save(folder / f'{stamps_ns[target]}.npy', depth)
         written += 1
@@ -156,11 +170,12 @@ def _posed(recording: Recording, window: NDArray[np.int64]) -> bool:
     return poses is not None and bool(np.isfinite(poses[window]).all())
 
 
-def _load(bag: Path, weights: Path, image: str, info: str) -> _Job:
+def _load(bag: Path, weights: Path, image: str, info: str, stretch: Stretch) -> _Job:
     loaded = load_weights(weights)
     with Bag(bag) as opened:
         camera = opened.find_camera(image, info)
-        size = next(iter(opened.frames(camera))).size
+        within, _ = opened.interval(camera, stretch)
+        size = next(iter(opened.frames(camera, within=within))).size
         _check_motion(opened, loaded, weights, camera)
     trained = (loaded.info.input_height, loaded.info.input_width)
     recording = read_recording(
@@ -169,6 +184,7 @@ def _load(bag: Path, weights: Path, image: str, info: str) -> _Job:
         odometry=loaded.pose_net is None,
         image_topic=camera.image,
         camera_info_topic=camera.camera_info,
+        stretch=stretch,
     )
     return _Job(loaded, recording, size)
 

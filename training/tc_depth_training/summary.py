@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tc_depth_ros.network.checkpoint import WeightsInfo
 from tc_depth_training.config import TrainingConfig
+from tc_depth_training.data.stretch import WHOLE, Stretch
 from tc_depth_training.evaluation.depth_errors import DepthErrors, ScaledErrors
 
 
@@ -17,17 +18,26 @@ from tc_depth_training.evaluation.depth_errors import DepthErrors, ScaledErrors
 class RecordingSummary:
     """What one camera of one bag gave."""
 
-    name: str  # of the bag, with the topic where it gives several
+    name: str  # of the bag, with the topic where it gives several, and its stretch
     image_topic: str
     frames: int
     windows: int  # learned from
     held_out: int  # windows that the weights are judged by
     left_out: Mapping[str, int]  # frames or windows not used, by cause; causes in words
+    stretch: Stretch = WHOLE  # of the bag
 
     @property
     def left_out_text(self) -> str:
         """Causes and counts in one line; '' where nothing is left out."""
         return ', '.join(f'{cause} ({count})' for cause, count in self.left_out.items() if count)
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        return (
+            f'{self.name}: {self.frames} frames, {self.windows} windows to learn from, '
+            f'{self.held_out} held out; left out: {self.left_out_text or "nothing"}'
+        )
 
 
 @dataclass(frozen=True)

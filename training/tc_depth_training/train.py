@@ -12,6 +12,7 @@ import torch
 from tc_depth_training.config import TrainingConfig
 from tc_depth_training.config_file import save_config
 from tc_depth_training.data.loader import share_of_batch
+from tc_depth_training.data.stretch import BagPart
 from tc_depth_training.finish import finish
 from tc_depth_training.guards import TrainingError
 from tc_depth_training.interruption import Interrupted, Interruption
@@ -42,7 +43,7 @@ class Outcome:
 
 
 def train(
-    bags: Sequence[Path], config: TrainingConfig, out: Path, *, resume: bool = False
+    bags: Sequence[Path | BagPart], config: TrainingConfig, out: Path, *, resume: bool = False
 ) -> Outcome:
     """
     Train on bags; everything is written to one folder.
@@ -52,6 +53,7 @@ def train(
     ``README.md``, the weights' model card. SIGINT and SIGTERM end the run after its step, with
     all that it has learned.
 
+    :param bags: and what of them is used, where that is not the settings' stretch
     :param resume: go on with the run that is in the folder, if there is one
     :raises BagError: a bag cannot be used
     :raises ConfigError: the folder holds a run already, or one of another configuration
@@ -74,7 +76,12 @@ def train(
 
 
 def _prepare(
-    bags: Sequence[Path], config: TrainingConfig, out: Path, processes: Processes, *, resume: bool
+    bags: Sequence[Path | BagPart],
+    config: TrainingConfig,
+    out: Path,
+    processes: Processes,
+    *,
+    resume: bool,
 ) -> Run:
     """Read and build all that a run needs; what is wrong shows in the order of its price."""
     config = processes.from_main(config)  # on --resume it alone may have found the run's own
@@ -125,6 +132,8 @@ def _carry_out(run: Run, out: Path, interruption: Interruption) -> Outcome:
 def _take_steps(run: Run, out: Path, watcher: Watcher | None) -> str:
     """Take the steps that are left; returns why not all of them, '' if so."""
     stopped = run.reason_to_stop()
+    if watcher and not run.is_begun:
+        watcher.begin(run)
     if watcher and run.doubt_of_start and not run.is_begun:
         watcher.warn(0, run.doubt_of_start)
     if run.owes_judgement and not stopped:

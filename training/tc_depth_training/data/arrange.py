@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tc_depth_training.data.clock import clock_epochs
 from tc_depth_training.data.measured_depth import match_stamps
 from tc_depth_training.data.reading import Readings
 from tc_depth_training.data.source import Source
 from tc_depth_training.data.trajectory import CameraTracks, CameraTrajectory, Track, Trajectory
 
-CLOCK_JUMP_NS = 1_000_000_000  # back by more than this, a stamp is not just late
 REPEATED = 'stamp repeated'
 
 
@@ -58,17 +58,6 @@ def arrange(readings: Readings, source: Source) -> Arrangement:
         _depth_rows(readings, epoch)[order],
         left_out,
     )
-
-
-def clock_epochs(stamps_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number the stretches between jumps of the clock backwards, (N,); a loop is a jump."""
-    epochs, epoch, latest = np.zeros(len(stamps_ns), dtype=np.int64), 0, 0
-    for index, stamp in enumerate(stamps_ns.tolist()):
-        if stamp < latest - CLOCK_JUMP_NS:
-            epoch, latest = epoch + 1, stamp
-        latest = max(latest, stamp)
-        epochs[index] = epoch
-    return epochs
 
 
 def _masks(readings: Readings, size: tuple[int, int]) -> NDArray[np.bool_] | None:

@@ -87,6 +87,7 @@ def mirror(batch: Batch, chosen: Tensor) -> Batch:
         K=pick(flip_intrinsics(batch.K, batch.images.shape[-1]), batch.K),
         world_T_camera=pick(M @ batch.world_T_camera @ M, batch.world_T_camera),
         seen=pick(batch.seen.flip(-1), batch.seen),
+        depth=pick(batch.depth.flip(-1), batch.depth),
     )
 
 

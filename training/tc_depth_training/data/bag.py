@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_typestore
+from tqdm import tqdm
 
 from tc_depth_ros.frames.camera import CameraModel
 from tc_depth_ros.frames.decoder import FrameDecoder, is_rectified
 from tc_depth_ros.frames.frame import Frame, decode_depth, stamp_ns
 from tc_depth_training.data.pairing import CameraInfoPairing, Pair
 from tc_depth_training.data.point_cloud import decode_points
+from tc_depth_training.data.stretch import EVERYTHING, Interval, Stretch
 from tc_depth_training.data.topics import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -141,18 +143,24 @@ class Bag:
         names = [t.name for t in self.topics() if t.type == message_type]
         return choose(self.path, kind, names, name)
 
-    def frames(self, camera: CameraTopics, decoder: FrameDecoder | None = None) -> Iterator[Frame]:
+    def frames(
+        self,
+        camera: CameraTopics,
+        decoder: FrameDecoder | None = None,
+        within: Interval = EVERYTHING,
+    ) -> Iterator[Frame]:
         """
         Decode all frames in the order recorded, each with the CameraInfo nearest in time.
 
         As the node does, rectify them, unless the topic's name says that they are.
 
         :param decoder: to be asked for the camera of the frame; None: one of its own
+        :param within: the frames that are wanted
         :raises ValueError: an image or CameraInfo cannot be decoded, or they do not fit
         """
         decoder = decoder or FrameDecoder(rectify=not is_rectified(camera.image))
         for pair in self.read(camera):
-            if isinstance(pair, Pair):
+            if isinstance(pair, Pair) and within.holds(stamp_ns(pair.image.header)):
                 yield decoder.decode(pair.image, pair.camera_info)
 
     def read(
@@ -221,6 +229,36 @@ class Bag:
     def stamps_ns(self, topic: str) -> NDArray[np.int64]:
         """Header stamps of a topic's messages, in the order recorded, (N,)."""
         return np.array([stamp_ns(m.header) for m in self._messages(topic)], dtype=np.int64)
+
+    def interval(self, camera: CameraTopics, stretch: Stretch) -> tuple[Interval, int]:
+        """
+        Find the images that a stretch holds.
+
+        :return: their stamps, and how many they are, which the bag says of all of them
+        :raises BagError: there are none, or the camera's clock jumps back
+        """
+        count = next(t.count for t in self.topics() if t.name == camera.image)
+        if stretch.is_whole:
+            return EVERYTHING, count
+        stamps_ns = self.stamps_until_damage({camera.image})[camera.image]
+        interval = stretch.interval_of(stamps_ns, f'{camera.image} of {self.path}')
+        return interval, int(interval.all_held(stamps_ns).sum())
+
+    def stamps_until_damage(
+        self, topics: Collection[str], quiet: bool = False
+    ) -> dict[str, NDArray[np.int64]]:
+        """Header stamps by topic in the order recorded, (N,), in one pass as far as it goes."""
+        stamps: dict[str, list[int]] = {topic: [] for topic in topics}
+        total = sum(t.count for t in self.topics() if t.name in topics)
+        label = f'looking at the stamps of {self.path.name}'
+        with tqdm(None, label, total, leave=False, delay=1.0, disable=quiet) as progress:
+            try:
+                for _, topic, message in self._recorded(topics):
+                    stamps[topic].append(stamp_ns(message.header))
+                    progress.update()
+            except BagDamaged:
+                pass
+        return {topic: np.array(found, dtype=np.int64) for topic, found in stamps.items()}
 
     def depth_maps(self, topic: str) -> Iterator[DepthMap]:
         """Decode depth images; raises ValueError where it cannot."""

@@ -32,7 +32,7 @@ from tc_depth_training.data.frame_sink import FileSink, NoSink, RamSink
 from tc_depth_training.data.frame_store import BagFrames, RamFrames
 from tc_depth_training.data.reading import read_bag
 from tc_depth_training.data.recording import Recording
-from tc_depth_training.data.source import Source
+from tc_depth_training.data.source import Source, cut_to_stretch
 from tc_depth_training.data.space import (
     REMEDY,
     check_disk,
@@ -48,6 +48,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def read_to_memory(source: Source, key: str, quiet: bool) -> Recording:
     """Decode a bag into memory; raises BagError."""
+    source = cut_to_stretch(source, quiet)
     check_memory([source])
     frames, depths = RamSink(source.count), RamSink(source.depth.count if source.depth else 0)
     arrangement = arrange(read_bag(source, frames, depths, quiet), source)
@@ -68,6 +69,12 @@ def read_without_cache(source: Source, key: str, quiet: bool) -> Recording:
         tuple(readings.calibrations),
     )
     return Recording.of(source, key, arrange(readings, source), frames, None)
+
+
+def is_kept(source: Source, key: str, root: Path) -> bool:
+    """Whether a source has its cache; raises BagError where the folder cannot be used."""
+    with _usable(root):
+        return open_folder(root, key, source) is not None
 
 
 def find_missing(keyed: Mapping[str, Source], root: Path) -> list[Source]:

@@ -41,6 +41,7 @@ def write_index(
         'odometry_topic': source.odometry.topic if source.odometry else None,
         'depth_topic': source.depth.topic if source.depth else None,
         'height_width': source.size,
+        'start_end_s': (source.stretch.start_s, source.stretch.end_s),
         'frames_read': len(readings.stamps_ns),
         'depths_read': len(readings.depth_stamps_ns),
         'frames_kept': len(arrangement.order),

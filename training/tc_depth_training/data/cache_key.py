@@ -18,6 +18,7 @@ import hashlib
 from pathlib import Path
 
 from tc_depth_training.data.source import Source
+from tc_depth_training.data.stretch import Stretch
 from tc_depth_training.data.transform_tree import Chain
 
 FORMAT = 2  # of the cache; another decoder or layout needs another number
@@ -29,7 +30,20 @@ KEY_LENGTH = 24
 
 
 def cache_key(source: Source) -> str:
-    """Name what is read of a bag, and the bag by its content; raises OSError."""
+    """Name what is read of a bag, its stretch too, and the bag by its content; raises OSError."""
+    return key_of_stretch(key_of_bag(source), source.stretch)
+
+
+def key_of_stretch(bag_key: str, stretch: Stretch) -> str:
+    """Name a stretch of what a key names."""
+    if stretch.is_whole:
+        return bag_key
+    named = repr((bag_key, stretch.bounds_ns))
+    return hashlib.sha256(named.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def key_of_bag(source: Source) -> str:
+    """Name the same of all of the bag, whatever the stretch."""
     asked = (
         FORMAT,
         source.camera,

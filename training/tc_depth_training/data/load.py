@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,21 +14,23 @@ from tc_depth_training.config import DataConfig
 from tc_depth_training.data.bag import NO_TOPIC, BagError
 from tc_depth_training.data.cache import (
     find_missing,
+    is_kept,
     read_to_disk,
     read_to_memory,
     read_without_cache,
 )
-from tc_depth_training.data.cache_key import cache_key
+from tc_depth_training.data.cache_key import cache_key, key_of_bag, key_of_stretch
 from tc_depth_training.data.recording import Recording
-from tc_depth_training.data.source import Source, Wanted, find_sources
+from tc_depth_training.data.source import Source, Wanted, cut_to_stretch, find_sources
 from tc_depth_training.data.space import announce, check_memory
+from tc_depth_training.data.stretch import HOW, WHOLE, BagPart, Stretch
 from tc_depth_training.data.topics import TRANSFORMS
 
 IN_MEMORY = 'held in memory'
 
 
 def load_recordings(
-    bags: Sequence[Path], data: DataConfig, pose_required: bool, quiet: bool = False
+    bags: Sequence[Path | BagPart], data: DataConfig, pose_required: bool, quiet: bool = False
 ) -> list[Recording]:
     """
     Read every camera asked for of every bag.
@@ -35,6 +38,7 @@ def load_recordings(
     What is wrong with the last bag shows before the first is read, and so does too little space
     for all of them. What two bags hold alike is used once.
 
+    :param bags: one that has no stretch of its own has that of the settings
     :param pose_required: a bag without odometry is refused; else it goes without
     :param quiet: print nothing and show no progress
     :raises BagError: a bag cannot be used; the message says why and what to do
@@ -47,13 +51,19 @@ def load_recordings(
         data.depth_topic,
         data.lidar_topic,
     )
-    found = [s for bag in bags for s in find_sources(Path(bag), wanted, pose_required)]
+    parts = [BagPart.of(bag) for bag in bags]
+    found = [
+        source
+        for part in parts
+        for source in find_sources(part.path, wanted, pose_required, part.stretch_or(data.stretch))
+    ]
     if data.cache == 'none':
         found = [_without_depth(source) for source in found]
     keyed = _once_each(found, quiet)
     for note in (note for source in keyed.values() for note in source.notes):
         if not quiet:
             print(note, flush=True)
+    keyed = {key: _cut_if_read(source, key, data, quiet) for key, source in keyed.items()}
     _check_space(keyed, data, quiet)
     return [
         _with_usable_poses(_read(source, key, data, quiet), source, pose_required, quiet)
@@ -69,6 +79,7 @@ def read_recording(
     image_topic: str = '',
     camera_info_topic: str = '',
     odometry_topic: str = '',
+    stretch: Stretch = WHOLE,
     quiet: bool = False,
 ) -> Recording:
     """
@@ -86,7 +97,8 @@ def read_recording(
         NO_TOPIC,
         NO_TOPIC,
     )
-    source = find_sources(Path(path), wanted, odometry)[0]
+    (source, *_) = find_sources(Path(path), wanted, odometry, stretch)
+    source = cut_to_stretch(source, quiet)
     if not quiet:
         announce([source], IN_MEMORY)
     recording = read_to_memory(source, cache_key(source), quiet)
@@ -100,6 +112,15 @@ def cache_root(cache_dir: str) -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'tc_depth'
 
 
+def _cut_if_read(source: Source, key: str, data: DataConfig, quiet: bool) -> Source:
+    """Cut a source to its stretch; what is in the cache already has been."""
+    if source.stretch.is_whole:
+        return source
+    if data.cache == 'disk' and is_kept(source, key, cache_root(data.cache_dir)):
+        return source
+    return cut_to_stretch(source, quiet)
+
+
 def _without_depth(source: Source) -> Source:
     """Without a cache, measured depth has no place."""
     if source.depth is None:
@@ -109,16 +130,35 @@ def _without_depth(source: Source) -> Source:
 
 
 def _once_each(sources: Sequence[Source], quiet: bool) -> dict[str, Source]:
-    """Sources by their keys: what is the same twice is used once, with a word."""
+    """
+    Sources by their keys: what is the same twice is used once, with a word.
+
+    :raises BagError: a bag cannot be read, or stretches of one overlap
+    """
     keyed: dict[str, Source] = {}
+    by_bag: dict[str, list[Source]] = defaultdict(list)
     for source in sources:
         try:
-            first = keyed.setdefault(cache_key(source), source)
+            bag_key = key_of_bag(source)
         except OSError as error:
             raise BagError(f'{source.bag} cannot be read: {error}') from error
-        if first is not source and not quiet:
+        first = keyed.setdefault(key_of_stretch(bag_key, source.stretch), source)
+        if first is source:
+            _check_apart(source, by_bag[bag_key])
+            by_bag[bag_key].append(source)
+        elif not quiet:
             print(f'{first.bag} and {source.bag} hold the same: it is used once', flush=True)
     return dict(zip(keyed, _with_distinct_names(list(keyed.values())), strict=True))
+
+
+def _check_apart(source: Source, others: Sequence[Source]) -> None:
+    """Refuse overlapping stretches of a bag: one would learn what is held out of the other."""
+    for other in others:
+        if source.stretch.overlaps(other.stretch):
+            raise BagError(
+                f'{other.bag}, {other.stretch}, and {source.bag}, {source.stretch}, are of the '
+                f'same bag and overlap: give stretches that do not ({HOW})'
+            )
 
 
 def _with_distinct_names(sources: Sequence[Source]) -> list[Source]:

@@ -21,7 +21,8 @@ from tc_depth_training.data.depth_source import DepthSource
 from tc_depth_training.data.measured_depth import fit_depth, resize_depth
 from tc_depth_training.data.pairing import Pair
 from tc_depth_training.data.point_cloud import decode_points, depth_of_points
-from tc_depth_training.data.source import Source
+from tc_depth_training.data.source import Source, cut_to_stretch
+from tc_depth_training.data.stretch import EVERYTHING
 from tc_depth_training.data.trajectory import CameraTracks
 
 UNDECODED, UNFIT = 'not decoded', 'CameraInfo unusable'
@@ -63,10 +64,14 @@ def read_bag(source: Source, frames: Sink, depths: Sink | None, quiet: bool) -> 
     """
     Read a bag once, from its beginning to its end or to where it is damaged.
 
+    Of images and of measured depth, what is stamped outside the source's stretch is not looked at.
+    Odometry is read from all of the bag.
+
     :param frames: gets (H, W, 3) uint8, RGB
     :param depths: gets (H, W) float16, z in m, NaN where unknown; None: depth is not read
     :raises BagError: no image can be used
     """
+    source = cut_to_stretch(source, quiet)
     reader = _Reader(source, frames, depths)
     tracks = reader.readings.tracks
     motion = tracks.topics if tracks else set()
@@ -77,7 +82,7 @@ def read_bag(source: Source, frames: Sink, depths: Sink | None, quiet: bool) -> 
             for item in bag.read(source.camera, motion | measured):
                 if isinstance(item, Pair):
                     reader.take_image(item)
-                    progress.update()
+                    progress.update(reader.images - progress.n)
                 elif item.topic in measured:
                     reader.take_depth(item.message)
                 elif tracks:
@@ -97,8 +102,8 @@ def _nothing_left(source: Source, readings: Readings) -> BagError:
     counted = ', '.join(f'{count} {cause}' for cause, count in readings.left_out.items())
     why = next(iter(readings.errors.values()), 'they are not there')
     return BagError(
-        f'{source.bag} gives no usable image of {source.camera.image}, which has {source.count} '
-        f'({counted or "none read"}): {why}'
+        f'{source.bag}{source.stretch.suffix} gives no usable image of {source.camera.image}, '
+        f'which has {source.count} ({counted or "none read"}): {why}'
     )
 
 
@@ -111,12 +116,14 @@ class _Reader:
         if odometry is not None:
             self.readings.tracks = CameraTracks(odometry.topic, odometry.child_T_camera)
         self.images = 0  # taken so far, usable or not
-        self._source = source
+        self._source, self._within = source, source.interval or EVERYTHING
         self._frames, self._depths = frames, depths
         self._decoder = FrameDecoder(rectify=not is_rectified(source.camera.image))
         self._cameras: dict[Calibration, int] = {}
 
     def take_image(self, pair: Pair) -> None:
+        if not self._within.holds(stamp_ns(pair.image.header)):
+            return None
         readings = self.readings
         self.images += 1
         try:
@@ -147,6 +154,8 @@ class _Reader:
         readings, source = self.readings, self._source.depth
         # Before the first image nothing says where it would fall
         if source is None or self._depths is None or not readings.K:
+            return
+        if not self._within.holds(stamp_ns(message.header)):
             return
         try:
             depth = self._depth_at_size(message, source)

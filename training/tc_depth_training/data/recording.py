@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tc_depth_training.data.arrange import Arrangement
 from tc_depth_training.data.frame_store import FrameStore, ReorderedFrames
 from tc_depth_training.data.source import Source
+from tc_depth_training.data.stretch import WHOLE, Stretch
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Recording:
     odometry_topic: str = ''
     depth_topic: str = ''
     folder: Path | None = None  # of its cache, where what is worked out of it may be kept
+    stretch: Stretch = WHOLE  # of the bag
 
     @classmethod
     def of(
@@ -76,6 +78,7 @@ class Recording:
             source.odometry.topic if source.odometry else '',
             source.depth.topic if source.depth else '',
             folder,
+            source.stretch,
         )
 
     def __len__(self) -> int:

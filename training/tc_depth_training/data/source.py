@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from tc_depth_training.data.bag import (
     CameraTopics,
 )
 from tc_depth_training.data.depth_source import DepthSource, find_depth
+from tc_depth_training.data.stretch import WHOLE, Interval, Stretch
 from tc_depth_training.data.transform_tree import Chain
 
 Found = TypeVar('Found')
@@ -45,19 +46,24 @@ class Source:
     """One camera of one bag, and what is read beside it."""
 
     bag: Path
-    name: str  # of the bag, with the topic where it gives several
+    name: str  # of the bag, with the topic where it gives several, and its stretch
     camera: CameraTopics
-    count: int  # images, as the bag says
+    count: int  # images, as the bag says; once it is cut, those of its stretch
     size: tuple[int, int]  # (height, width) of training
     odometry: OdometrySource | None
     depth: DepthSource | None
     notes: tuple[str, ...]  # what was decided, for people
+    stretch: Stretch = WHOLE  # that is asked for
+    interval: Interval | None = None  # the stamps of that, once it is cut
 
 
-def find_sources(path: Path, wanted: Wanted, pose_required: bool) -> list[Source]:
+def find_sources(
+    path: Path, wanted: Wanted, pose_required: bool, stretch: Stretch = WHOLE
+) -> list[Source]:
     """
     Find the cameras of a bag and what goes with them, by its first messages.
 
+    :param stretch: of each camera's own time
     :raises BagError: it cannot be opened, has none of the cameras, or lacks a CameraInfo or,
         where it is required, odometry
     """
@@ -71,7 +77,30 @@ def find_sources(path: Path, wanted: Wanted, pose_required: bool) -> list[Source
             )
         cameras = [bag.find_camera(c, wanted.camera_info_topic) for c in chosen or ['']]
         several = len(cameras) > 1
-        return [_source(bag, camera, wanted, pose_required, several) for camera in cameras]
+        found = [_source(bag, camera, wanted, pose_required, several) for camera in cameras]
+    return [replace(s, name=f'{s.name}{stretch.suffix}', stretch=stretch) for s in found]
+
+
+def cut_to_stretch(source: Source, quiet: bool) -> Source:
+    """
+    Find the stamps of a source's stretch, and count what is in it, by a pass over the bag.
+
+    :raises BagError: it has no image, or the camera's clock jumps back
+    """
+    if source.stretch.is_whole or source.interval is not None:
+        return source
+    topics = {source.camera.image, *([source.depth.topic] if source.depth else [])}
+    with Bag(source.bag) as bag:
+        stamps = bag.stamps_until_damage(topics, quiet)
+    images = stamps[source.camera.image]
+    interval = source.stretch.interval_of(images, f'{source.camera.image} of {source.bag}')
+    # What is behind a damage is later than what is before it
+    lost = source.count - len(images) if images.max() < interval.end_ns else 0
+    count = int(interval.all_held(images).sum()) + lost
+    depth = source.depth
+    if depth is not None:
+        depth = replace(depth, count=int(interval.all_held(stamps[depth.topic]).sum()))
+    return replace(source, count=count, depth=depth, interval=interval)
 
 
 def _source(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -173,6 +173,8 @@ class Batch:
     seen: Tensor
     recording: Tensor  # (B,) int64, which of the run's recordings
     window: Tensor  # (B,) int64, number within the dataset
+    # Depth to learn from, (B, F, H, W) float16, z in m, NaN where unknown; (B, F, 0, 0): none is
+    depth: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on a device, its images as float in [0, 1]."""
@@ -190,15 +192,22 @@ class Batch:
 class WindowDataset(Dataset[Batch]):
     """Windows of several recordings, numbered through; an item is a batch of one."""
 
-    def __init__(self, recordings: Sequence[Recording], windows: Sequence[Windows]) -> None:
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        windows: Sequence[Windows],
+        learned_depth_topics: Collection[str] = (),
+    ) -> None:
         """
         Serve the windows of each recording.
 
+        :param learned_depth_topics: measured depth of these topics goes into the batches
         :raises ValueError: not as many windows as recordings
         """
         if len(recordings) != len(windows):
             raise ValueError(f'{len(recordings)} recordings, but windows of {len(windows)}')
         self.recordings, self.windows = tuple(recordings), tuple(windows)
+        self._learned_depth_topics = learned_depth_topics
         self._ends = np.cumsum([len(w) for w in windows])
 
     def __len__(self) -> int:
@@ -214,7 +223,7 @@ class WindowDataset(Dataset[Batch]):
         """The chosen ones, (M,), numbered anew."""
         parts = np.split(chosen, self._ends[:-1])
         kept = [w.only(part) for w, part in zip(self.windows, parts, strict=True)]
-        return WindowDataset(self.recordings, kept)
+        return WindowDataset(self.recordings, kept, self._learned_depth_topics)
 
     def recording_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the recordings that windows are of, (M,)."""
@@ -249,6 +258,9 @@ class WindowDataset(Dataset[Batch]):
         poses = np.tile(np.eye(4, dtype=np.float32), (len(chosen), FRAMES, 1, 1))
         posed = np.zeros(len(chosen), dtype=np.bool_)
         seen = np.ones((len(chosen), 1, height, width), dtype=np.bool_)
+        topics = self._learned_depth_topics
+        depth_size = (height, width) if topics else (0, 0)
+        depth = np.full((len(chosen), FRAMES, *depth_size), np.nan, np.float16)
         for number in np.unique(which):
             places = np.flatnonzero(which == number)
             recording, windows = self.recordings[number], self.windows[number]
@@ -265,9 +277,19 @@ class WindowDataset(Dataset[Batch]):
                 poses[places[known]] = _relative(recording.world_T_camera[indices[known]])
             if recording.seen is not None:
                 seen[places, 0] = recording.seen[recording.camera[indices[:, 0]]]
-        return Batch(
-            *map(torch.from_numpy, (images, K, poses, posed, seen, which.astype(np.int64), chosen))
-        )
+            if recording.depth_topic in topics:
+                depth[places] = _depth(recording, indices)
+        arrays = (images, K, poses, posed, seen, which.astype(np.int64), chosen, depth)
+        return Batch(*map(torch.from_numpy, arrays))
+
+
+def _depth(recording: Recording, indices: NDArray[np.int64]) -> NDArray[np.float16]:
+    """Measured depth (B, F, H, W) of frames (B, F), NaN where there is none."""
+    rows = recording.depth_rows[indices]
+    depth = np.full((*indices.shape, *recording.size), np.nan, np.float16)
+    if recording.depth is not None and (rows >= 0).any():
+        depth[rows >= 0] = recording.depth.read(rows[rows >= 0])
+    return depth
 
 
 def _relative(world_T_camera: NDArray[np.float64]) -> NDArray[np.float64]:

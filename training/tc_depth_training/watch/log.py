@@ -49,8 +49,9 @@ class RunLog:
     """
     Appends to the log of a run.
 
-    Lines are of three kinds: numbers of a step, ``{"step": 7, "total": 0.1}``; numbers on held-out
-    windows, ``{"step": 7, "validation": {"score": 0.1}}``; ``{"step": 7, "warning": "..."}``.
+    Lines are of four kinds: numbers of a step, ``{"step": 7, "total": 0.1}``; numbers on held-out
+    windows, ``{"step": 7, "validation": {"score": 0.1}}``; ``{"step": 7, "warning": "..."}``; and
+    at the start what each recording gives, ``{"step": 0, "recordings": ["..."]}``.
     """
 
     def __init__(self, path: Path, from_step: int | None) -> None:
@@ -72,7 +73,8 @@ class RunLog:
         Append a line and hand it to the system: it outlives the process.
 
         :param step: the step done, from 1 on; 0: before the first
-        :param values: numbers, texts, or groups of these by name; numbers are rounded
+        :param values: numbers, texts, lists of texts, or groups of these by name; numbers are
+            rounded
         :raises OSError: the disk is full; the log then ends with the last whole line
         """
         line = json.dumps({'step': step, **_rounded(values)}, ensure_ascii=False) + '\n'

@@ -12,11 +12,11 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from tc_depth_ros.network.checkpoint import WeightsInfo
-from tc_depth_training.config import TrainingConfig, flat_settings
+from tc_depth_training.config import DataConfig, TrainingConfig, flat_settings
 from tc_depth_training.config_file import load_config
 from tc_depth_training.files import write_atomically
 from tc_depth_training.page import Table, written
-from tc_depth_training.summary import RunSummary
+from tc_depth_training.summary import RecordingSummary, RunSummary
 from tc_depth_training.watch import facts
 
 CARD_NAME = 'README.md'
@@ -82,7 +82,7 @@ def _command(summary: RunSummary) -> str:
     """The command that asks for this run: its preset, and what differs from that."""
     config = summary.config
     base = load_config(None, [f'preset={config.preset}'])
-    bags = ' '.join(shlex.quote(bag) for bag in summary.info.training_data.split(', '))
+    bags = ' '.join(shlex.quote(_bag_argument(r, config.data)) for r in summary.recordings)
     known = flat_settings(base)
     settings = [
         f'    --set {shlex.quote(f"{name}={_yaml_value(value)}")}'
@@ -91,6 +91,12 @@ def _command(summary: RunSummary) -> str:
     ]
     first = f'tc-depth train {bags} --config {shlex.quote(config.preset)}'
     return ' \\\n'.join([first, *settings])
+
+
+def _bag_argument(recording: RecordingSummary, data: DataConfig) -> str:
+    """A bag as the command takes it, with its stretch where the settings have another."""
+    name = recording.name.removesuffix(recording.stretch.suffix)
+    return name if recording.stretch == data.stretch else f'{name}{recording.stretch.argument()}'
 
 
 def _yaml_value(value: Any) -> str:

@@ -59,6 +59,10 @@ class Watcher:
             for shown in (self._log, self._board, self._bar):
                 stack.callback(shown.close)
 
+    def begin(self, run: Run) -> None:
+        """Note what a new run learns from, and is judged by."""
+        self._log.write(0, {'recordings': [summary.line for summary in run.data.summaries]})
+
     def step(self, taken: TakenStep, run: Run) -> None:
         """Note a step that a run has taken."""
         values = {**taken.values, 'learning_rate': taken.rate}
