@@ -25,7 +25,7 @@ PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES
 TOPICS = {
     'image': ('image', 'camera image in; <image>/compressed when image_transport is compressed'),
     'camera_info': ('camera_info', 'intrinsics of the image'),
-    'odom': ('odom', "the robot's odometry, with scale.source: odometry"),
+    'odom': ('odom', "the robot's odometry, for scale.source: odometry and weights that match"),
     '~/depth/image': ('depth_image', 'depth in metres, 32FC1'),
     '~/depth/camera_info': ('depth_camera_info', 'intrinsics of the depth image'),
     '~/depth/color': ('depth_color', 'depth as colours, for eyes'),

@@ -194,12 +194,12 @@ class Localiser:
     def _by_odometry(
         self, stamp_ns: int, motion: Motion | None, factor: float | None
     ) -> tuple[CameraPose | None, str]:
+        last, self._last = self._last, None
         if self._config.odometry == 'none':
             return None, ''
         if factor is None:
             return None, 'depth is not metric, so that odometry has another unit'
         world_T_camera, refusal = self.odometry.at(stamp_ns)
-        last, self._last = self._last, None
         if world_T_camera is None:
             self._carry_on(last, motion, factor)
             return None, refusal

@@ -11,6 +11,7 @@ import itertools
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 
 from tc_depth_ros.frames.frame import Frame, decode_image
+from tc_depth_ros.geometry.camera_pose import CameraPose
 from tc_depth_ros.geometry.cloud import organised_cloud
-from tc_depth_ros.network.config import PAPER, SMALL
+from tc_depth_ros.network.config import PAPER, SMALL, MatchingConfig
 from tc_depth_ros.network.stream import DepthStream
 from tc_depth_ros.network.tc_depth import TCDepth
 from tc_depth_ros.pictures import colour_depth, depth_range
@@ -64,6 +66,35 @@ def networks() -> dict[str, float]:
         size = f'{name} {height}x{width}'
         variants[f'{size}, whole window of 3'] = lambda n=network, i=images, k=K: n(i, k)
         variants[f'{size}, streamed frame'] = lambda s=stream, i=images, k=K: s.push(i[:, 0], k)
+    with torch.inference_mode():
+        return time_in_turns(variants)
+
+
+def matching() -> dict[str, float]:
+    """A streamed frame of `small` without and with matching, with two keyframes each time."""
+    images = torch.from_numpy(np.stack([v.image for v in render_recording(8, 192, 256)]))
+    shown = images.permute(0, 3, 1, 2)[:, None].float() / 255
+    K = torch.tensor([[[230.0, 0, 128], [0, 230, 96], [0, 0, 1]]])
+    turn = itertools.cycle(range(8))
+    variants: dict[str, Callable[[], object]] = {}
+    for name, config in (
+        ('without matching', SMALL),
+        ('with matching', replace(SMALL, matching=MatchingConfig())),
+    ):
+        stream = DepthStream(TCDepth(config).eval())
+
+        def push(stream: DepthStream = stream) -> object:
+            index = next(turn)
+            pose = np.eye(4)
+            pose[0, 3] = 0.005 * index  # untrained, it answers 0.2 m
+            answer = stream.push(shown[index], K, CameraPose(pose, 'odometry'))
+            assert answer is not None
+            return answer.keyframes_used
+
+        with torch.inference_mode():
+            used = [push() for _ in range(8)][-1]
+        assert used == (2 if config.matching else 0)
+        variants[f'small 192x256, streamed frame, {name}'] = push
     with torch.inference_mode():
         return time_in_turns(variants)
 
@@ -122,5 +153,6 @@ def messages_out() -> dict[str, float]:
 if __name__ == '__main__':
     print(f'{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}')
     show('network, one answer', networks())
+    show('matching', matching())
     show('node path, 640x480', node_path())
     show('messages, 640x480', messages_out())

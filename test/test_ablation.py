@@ -18,11 +18,12 @@ def test_every_variant_leaves_out_what_it_says() -> None:
     whole, *lessened = (load_config(None, [*COMMON, *changes]) for changes in VARIANTS.values())
     assert whole.network.spatial_attention and whole.network.temporal_attention
     assert whole.loss.geometric_weight > 0 and whole.loss.cycle_kept == 0.7
-    spatial, temporal, consistency, cycle = lessened
+    spatial, temporal, consistency, cycle, matching = lessened
     assert not spatial.network.spatial_attention and spatial.network.temporal_attention
     assert not temporal.network.temporal_attention and temporal.network.spatial_attention
     assert consistency.loss.geometric_weight == 0
     assert cycle.loss.cycle_kept == 1
+    assert matching.network.matching and not whole.network.matching
 
 
 def test_a_variant_is_trained_once_and_tabled(

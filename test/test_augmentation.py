@@ -47,6 +47,7 @@ def batch(synthetic_views: list[SyntheticView]) -> Batch:
         seen=(torch.arange(320) > 10).expand(1, 1, 240, 320),
         recording=torch.tensor([0]),
         window=torch.tensor([0]),
+        depth=torch.empty(1, 3, 0, 0),
     )
 
 

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from test_matching import TINY_MATCHING, pose
 from test_network import TINY, camera_matrix, frames, lively
 
 from tc_depth_ros.geometry.depth import depth_from_disparity
@@ -24,22 +27,28 @@ from tc_depth_ros.network.config import (
     TCDepthConfig,
 )
 from tc_depth_ros.network.encoder import EfficientNetLite0
+from tc_depth_ros.network.keyframes import KeyframeBuffer
+from tc_depth_ros.network.matching import MatchView
 from tc_depth_ros.network.monodepth import Monodepth
 from tc_depth_ros.network.stream import open_stream
+from tc_depth_ros.network.tc_depth import TCDepth
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS
 from tc_depth_training import export
 from tc_depth_training.cli import main
 from tc_depth_training.export import (
     MAX_DIFFERENCE,
     NEEDED,
+    Export,
     ExportError,
     _Recording,
+    describe,
     export_onnx,
 )
 from tc_depth_training.streaming_step import StreamingStep
 
 REPOSITORY = Path(__file__).parents[1]
 SIZE = (40, 48)
+SCALE = 1.5
 CAUSAL = replace(
     TINY, temporal='causal', blocks=2, attention_intrinsics=KITTI_ATTENTION_INTRINSICS
 )
@@ -60,17 +69,22 @@ STATES = {
 modes = pytest.mark.parametrize('mode', NETWORKS)
 
 
-@pytest.fixture
-def short_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+def shorten_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """One block in each stage: the exporter's time goes by the number of operations."""
     stages = tuple((*sizes, 1, stride) for *sizes, _, stride in EfficientNetLite0.STAGES)
     monkeypatch.setattr(EfficientNetLite0, 'STAGES', stages)
+
+
+@pytest.fixture
+def short_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_encoder(monkeypatch)
 
 
 def build(config: DepthConfig) -> DepthNetwork:
     """A random network whose disparities are neither all alike nor at the sigmoid's ends."""
     if isinstance(config, TCDepthConfig):
         network: DepthNetwork = lively(config)
+        make_matching_lively(network)
     else:
         torch.manual_seed(1)
         network = Monodepth(config).eval()
@@ -86,9 +100,17 @@ def build(config: DepthConfig) -> DepthNetwork:
     return network
 
 
+def make_matching_lively(network: TCDepth) -> None:
+    if network.matcher is None:
+        return
+    with torch.no_grad():
+        for layer in (network.matcher.logits, network.matcher.trust):
+            layer.weight.normal_(std=0.5, generator=torch.Generator().manual_seed(5))
+
+
 def weights_file(folder: Path, config: DepthConfig) -> Path:
     path = folder / 'weights.safetensors'
-    info = WeightsInfo(config, *SIZE, metric=True, scale=1.5, training_data='a room')
+    info = WeightsInfo(config, *SIZE, metric=True, scale=SCALE, training_data='a room')
     save_weights(path, build(config), info)
     return path
 
@@ -102,7 +124,7 @@ def need_packages() -> None:
 def test_the_step_is_the_stream_from_the_first_frame_on(mode: str) -> None:
     # In float64, for random weights make much of the last digits
     network = build(NETWORKS[mode]).double()
-    stream, step = open_stream(network), StreamingStep(network, 1.5, SIZE)
+    stream, step = open_stream(network), StreamingStep(network, SCALE, SIZE)
     assert [port.name for port in step.state] == STATES[mode]
     images, disparities = frames(5, *SIZE).double(), []
     # What is said not to be there is not looked at
@@ -116,7 +138,7 @@ def test_the_step_is_the_stream_from_the_first_frame_on(mode: str) -> None:
             assert expected is not None
             disparities.append(disparity)
             torch.testing.assert_close(disparity, expected.disparity, rtol=0, atol=1e-6)
-            torch.testing.assert_close(depth, 1.5 * depth_from_disparity(disparity, 0.1, 100))
+            torch.testing.assert_close(depth, SCALE * depth_from_disparity(disparity, 0.1, 100))
             assert [tuple(x.shape) for x in state] == [port.shape for port in step.state]
     assert (disparities[1] - disparities[0]).std() > 0.02  # or all of this would prove little
 
@@ -158,6 +180,195 @@ def test_onnxruntime_answers_as_the_stream_does(mode: str, tmp_path: Path) -> No
         feed |= {x.name: value for x, value in zip(inputs[2:], answer[2:], strict=True)}
     if STATES[mode]:
         assert feed['past_count'].tolist() == [2]
+
+
+# ---- matching -------------------------------------------------------------------------------
+
+
+def matching_network() -> TCDepth:
+    network = build(TINY_MATCHING)
+    assert isinstance(network, TCDepth)
+    return network
+
+
+def without_matching(network: TCDepth) -> TCDepth:
+    plain = TCDepth(replace(network.config, matching=None)).eval()
+    kept = {k: v for k, v in network.state_dict().items() if not k.startswith('matcher.')}
+    plain.load_state_dict(kept)
+    return plain
+
+
+@pytest.mark.parametrize('count', [0, 1, 2])
+def test_a_step_matches_with_the_keyframes_that_are_there(count: int) -> None:
+    network, image, K = matching_network(), frames(1, *SIZE)[0], camera_matrix(*SIZE)
+    step, plain = (StreamingStep(net, SCALE, SIZE) for net in (network, without_matching(network)))
+    noise = torch.randn(1, 2, 8, 10, 12, generator=torch.Generator().manual_seed(3))
+    features, motions = F.normalize(noise, dim=2), torch.eye(4).repeat(1, 2, 1, 1)
+    motions[0, :, :3, 3] = torch.tensor([[0.1, 0.02, 0.0], [-0.1, 0.0, 0.05]])
+    views = [MatchView(features[:, i], motions[:, i].clone()) for i in range(count)]
+    motions[0, :, :3, 3] *= SCALE  # given in the unit of depth
+    given = features.clone()
+    given[:, count:], motions[:, count:] = torch.nan, torch.nan  # is not looked at
+    past = [port.zeros() for port in plain.state]
+    with torch.inference_mode():
+        _, expected, *following = plain(image, K, *past)
+        encoded = network.encode(image, K)
+        assert encoded.matching is not None
+        if views:
+            unmatched = expected
+            expected, _ = network.match(unmatched, encoded.matching, encoded.skips[1], views, K)
+            assert (expected - unmatched).abs().max() > 0.01
+        depth, disparity, own, *state = step(
+            image, K, given, motions, torch.tensor([count]), *past
+        )
+    torch.testing.assert_close(disparity, expected, rtol=0, atol=1e-5 if views else 0)
+    torch.testing.assert_close(depth, SCALE * depth_from_disparity(disparity, 0.1, 100))
+    assert torch.equal(own, encoded.matching)
+    assert all(torch.equal(a, b) for a, b in zip(state, following, strict=True))
+
+
+@pytest.fixture(scope='module')
+def matching_export(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Export]:
+    need_packages()
+    folder = tmp_path_factory.mktemp('matching')
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        shorten_encoder(monkeypatch)
+        yield export_onnx(weights_file(folder, TINY_MATCHING), folder / 'depth.onnx')
+
+
+def test_a_matching_graph_says_what_it_takes(matching_export: Export) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(matching_export.path)
+    inputs = {x.name: tuple(x.shape) for x in session.get_inputs()}
+    assert list(inputs) == [
+        *('image', 'K', 'keyframe_features', 'past_T_target', 'keyframe_count'),
+        *STATES['one block'],
+    ]
+    assert inputs['keyframe_features'] == (1, 2, 8, 10, 12)
+    assert inputs['past_T_target'] == (1, 2, 4, 4) and inputs['keyframe_count'] == (1,)
+    outputs = {x.name: tuple(x.shape) for x in session.get_outputs()}
+    following = [f'next_{name}' for name in STATES['one block']]
+    assert list(outputs) == ['depth', 'disparity', 'features', *following]
+    assert outputs['features'] == (1, 8, 10, 12)
+
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert list(json.loads(metadata['state'])) == following  # keyframes are the caller's
+    described = json.loads(metadata['inputs'])
+    assert 'network/keyframes.py' in described['keyframe_features']['meaning']
+    assert 'unit of depth' in described['past_T_target']['meaning']
+    assert described['keyframe_count']['type'] == 'int64'
+    assert '0 to 2; 0: not matched' in described['keyframe_count']['meaning']
+    assert 'keyframe' in json.loads(metadata['outputs'])['features']['meaning']
+    assert matching_export.parity.worst < MAX_DIFFERENCE
+    assert matching_export.parity.matched >= 6
+    told = describe(matching_export)
+    assert f'{matching_export.parity.matched} of them matched' in told
+    assert 'zero in keyframe_count: not matched' in told
+
+
+@pytest.mark.usefixtures('short_encoder')
+def test_onnxruntime_matches_as_the_stream_does(matching_export: Export) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(matching_export.path)
+    names = [x.name for x in session.get_outputs()]
+    network = matching_network()
+    matched, unmatched = open_stream(network), open_stream(network)
+    images, K = frames(5, *SIZE), camera_matrix(*SIZE)
+    feed = {port.name: port.zeros().numpy() for port in matching_export.inputs}
+    keyframes, counts = KeyframeBuffer(), []
+    for index in range(5):
+        here = pose(0.04 * index)  # in the unit of depth
+        here.track_T_camera[:3, :3] = [[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]]
+        feed |= {'image': images[:, index].numpy(), 'K': K.numpy()}
+        feed['keyframe_count'] = np.array([0])
+        plain = dict(zip(names, session.run(None, feed), strict=True))
+        views = keyframes.choose(here, torch.from_numpy(1 / plain['depth']), K, 2)
+        for i, view in enumerate(views):
+            feed['keyframe_features'][:, i] = view.features
+            feed['past_T_target'][:, i] = view.past_T_target
+        feed['keyframe_count'] = np.array([len(views)])
+        answer = dict(zip(names, session.run(None, feed), strict=True))
+        inverse_depth = torch.from_numpy(1 / answer['depth'])
+        keyframes.add(here, torch.from_numpy(answer['features']), inverse_depth, K)
+        counts.append(len(views))
+        feed |= {name: answer[f'next_{name}'] for name in STATES['one block']}
+
+        with torch.inference_mode():
+            with_pose = matched.push(images[:, index], K, here.in_units_of(SCALE))
+            without = unmatched.push(images[:, index], K)
+        assert with_pose is not None and without is not None
+        assert with_pose.keyframes_used == len(views)
+        for found, expected in ((answer, with_pose), (plain, without)):
+            np.testing.assert_allclose(
+                found['disparity'], expected.disparity, rtol=0, atol=MAX_DIFFERENCE
+            )
+        depth = SCALE * depth_from_disparity(with_pose.disparity, 0.1, 100)
+        np.testing.assert_allclose(answer['depth'], depth, rtol=5e-3)
+        assert not views or np.abs(answer['disparity'] - plain['disparity']).max() > 0.01
+    assert counts[0] == 0 and counts[-1] == 2
+
+
+@pytest.mark.parametrize('wrong', ['unit', 'order', 'count'])
+@pytest.mark.usefixtures('short_encoder')
+def test_a_graph_that_matches_otherwise_is_found(
+    matching_export: Export, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    right = export._keyframe_inputs
+
+    def mistaken(step: StreamingStep, views: Sequence[MatchView]) -> Mapping[str, np.ndarray]:
+        given = right(step, views)
+        if wrong == 'unit':
+            given['past_T_target'][:, :, :3, 3] *= SCALE
+        elif wrong == 'order':
+            given['past_T_target'][:] = given['past_T_target'][:, ::-1].copy()
+        else:
+            given['keyframe_count'][:] = min(len(views), 1)
+        return given
+
+    network = matching_network()
+    step = StreamingStep(network, SCALE, SIZE)
+    recordings = [make(network, SCALE, SIZE) for make in (export._noise, export._room)]
+
+    def worst() -> float:
+        path = matching_export.path
+        return max(export._difference(path, step, recording) for recording in recordings)
+
+    assert worst() < MAX_DIFFERENCE
+    monkeypatch.setattr(export, '_keyframe_inputs', mistaken)
+    assert worst() > 0.01
+
+
+@pytest.mark.parametrize(('side', 'found'), [(4, False), (8, True)])
+def test_a_few_pixels_at_an_edge_do_not_count_and_more_do(
+    monkeypatch: pytest.MonkeyPatch, side: int, found: bool
+) -> None:
+    network = matching_network()
+    recording = export._noise(network, SCALE, SIZE)
+    wrong = recording.disparities.copy()
+    wrong[2, :, :side, :side] += 0.1
+    monkeypatch.setattr(export, '_streamed', lambda *_: list(wrong))
+    step, path = StreamingStep(network, SCALE, SIZE), Path('x.onnx')
+    assert (export._difference(path, step, recording) > MAX_DIFFERENCE) == found
+    wrong[2, :, 0, 0] = np.nan
+    assert np.isnan(export._difference(path, step, recording))
+    plain = StreamingStep(without_matching(network), SCALE, SIZE)
+    wrong[2, :, 0, 0] = 0
+    assert export._difference(path, plain, recording) > MAX_DIFFERENCE
+
+
+def test_matching_that_could_not_be_compared_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_packages()
+    monkeypatch.setattr(KeyframeBuffer, 'choose', lambda *_: [])
+    with pytest.raises(ExportError, match='none of 10 frames has a keyframe'):
+        export_onnx(weights_file(tmp_path, TINY_MATCHING), tmp_path / 'x.onnx')
+    assert not (tmp_path / 'x.onnx').exists()
+
+
+# ---- what is refused, and told --------------------------------------------------------------
 
 
 @pytest.mark.parametrize('difference', [2e-4, float('nan'), None])
@@ -220,7 +431,7 @@ def test_the_command_says_little_and_the_file_all_that_is_needed(tmp_path: Path)
         check=True,
     )
     assert told.stderr == ''
-    wrote, inputs, _, parity, _ = told.stdout.splitlines()
+    wrote, inputs, _, parity, *_ = told.stdout.splitlines()
     assert wrote == f'wrote {out}, {out.stat().st_size / 1e6:.1f} MB'
     assert 'image 1x3x96x128' in inputs and 'past_keys 1x2x1x192x64' in inputs
     assert float(parity.split()[4]) < 1e-5

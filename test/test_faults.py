@@ -353,8 +353,8 @@ def test_frames_without_numbers_are_counted(inner: Inner, monkeypatch: pytest.Mo
     before = inner.client.settled()
     whole = DepthPredictor._forward
 
-    def spoilt(self: DepthPredictor, shown: Any) -> Any:
-        answer = whole(self, shown)
+    def spoilt(self: DepthPredictor, *given: Any) -> Any:
+        answer = whole(self, *given)
         assert answer is not None
         return replace(answer, disparity=torch.full_like(answer.disparity, torch.nan))
 
@@ -469,9 +469,9 @@ def test_a_frame_that_does_not_end_is_an_error(
         inner.start()
         whole = DepthPredictor._forward
 
-        def wait(self: DepthPredictor, shown: Any) -> Any:
+        def wait(self: DepthPredictor, *given: Any) -> Any:
             stuck.wait(20.0)
-            return whole(self, shown)
+            return whole(self, *given)
 
         monkeypatch.setattr(DepthPredictor, '_forward', wait)
         health = inner.client.show_until_healthy(

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 
+from nav_msgs.msg import Odometry
 from ros_harness import Camera
 
 from tc_depth_ros.ros.inputs import Arrival, Inputs, Listener
@@ -29,18 +30,28 @@ class Bench:
         self.arrived: list[Arrival] = []
         self.dropped: list[str] = []
         self.complaints: list[str] = []
+        self.odometry: list[Odometry] = []
+        self.closed: list[str] = []
         self.received = 0
         listener = Listener(
-            self._count, self.arrived.append, self.dropped.append, self.complaints.append, None
+            self._count,
+            self.arrived.append,
+            self.dropped.append,
+            self.complaints.append,
+            self.odometry.append,
         )
-        self.inputs = Inputs(self._subscribe, lambda _: None, 'raw', listener)
+        self.inputs = Inputs(self._subscribe, self._unsubscribe, 'raw', listener)
 
     def _count(self) -> None:
         self.received += 1
 
     def _subscribe(self, kind: type[Any], topic: str, callback: Any) -> Any:
+        assert topic not in self.callbacks
         self.callbacks[topic] = callback
         return SimpleNamespace(topic_name=f'/{topic}')
+
+    def _unsubscribe(self, subscription: Any) -> None:
+        self.closed.append(subscription.topic_name)
 
     def image(self, stamp_s: int) -> None:
         message = CAMERA.raw(CAMERA.picture())
@@ -85,6 +96,18 @@ def test_closing_drops_what_waits() -> None:
     bench.image(1)
     bench.inputs.close()
     assert bench.dropped == ['no camera_info']
+
+
+def test_odometry_is_subscribed_when_it_is_asked_for_and_once() -> None:
+    bench = Bench()
+    assert set(bench.callbacks) == {'image', 'camera_info'}
+    for _ in range(2):
+        bench.inputs.follow_odometry()
+    message = Odometry()
+    bench.callbacks['odom'](message)
+    assert bench.odometry == [message]
+    bench.inputs.close()
+    assert sorted(bench.closed) == ['/camera_info', '/image', '/odom']
 
 
 # ---- mounting ------------------------------------------------------------------------------

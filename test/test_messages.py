@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 
+from nav_msgs.msg import Odometry
 from sensor_msgs.msg import PointField
 
 from tc_depth_ros.frames.camera import CameraModel
@@ -77,6 +78,21 @@ def test_odometry_and_its_transform_say_the_same() -> None:
     np.testing.assert_allclose(
         np.diag(np.reshape(message.twist.covariance, (6, 6))), [4, 8, 12, 16, 20, 24]
     )
+
+
+@pytest.mark.parametrize(
+    'variances, deviation_m',
+    [
+        ((0.0, 0.0, 0.0), 0.0),
+        ((4.0, 9.0, 1.0), 3.0),
+        ((0.01, 0.01, 1e12), 0.1),  # z is not measured by robots on wheels
+        ((-1.0, -1.0, -1.0), np.inf),
+    ],
+)
+def test_how_sure_odometry_is(variances: tuple[float, ...], deviation_m: float) -> None:
+    message = Odometry()
+    message.pose.covariance[[0, 7, 14]] = variances
+    assert messages.odometry_pose(message).deviation_m == pytest.approx(deviation_m)
 
 
 def test_a_colour_image_comes_back_as_it_was() -> None:

@@ -503,7 +503,7 @@ def test_a_parameter_of_the_wrong_kind_ends_the_start_in_one_line(
         assert words in process.output and 'Traceback' not in process.output
 
 
-@pytest.mark.parametrize('broken', ['tc_depth_ros.ros.messages.depth_image', 'push'])
+@pytest.mark.parametrize('broken', ['tc_depth_ros.ros.messages.depth_image', 'predict'])
 def test_a_fault_of_ours_costs_one_frame(
     inner: Inner, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -513,7 +513,7 @@ def test_a_fault_of_ours_costs_one_frame(
     inner.client.listen('depth/image')
     inner.client.meet(raw(), CAMERA.info())
     before = inner.client.settled()
-    target = DepthPredictor if broken == 'push' else messages
+    target = DepthPredictor if broken == 'predict' else messages
     name = broken.rpartition('.')[2]
     with monkeypatch.context() as patch:
 

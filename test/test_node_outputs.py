@@ -220,10 +220,10 @@ class TrueDepth:
         size = (HEIGHT, WIDTH)
         monkeypatch.setattr(predictor, 'network_size', lambda *_: size)
 
-        def answer(self: DepthPredictor, seen: Any) -> Any:
+        def answer(self: DepthPredictor, seen: Any, pose: Any) -> Any:
             import dataclasses
 
-            given = whole(self, seen)
+            given = whole(self, seen, pose)
             image = (seen.image[0].permute(1, 2, 0) * 255).round().byte().numpy().tobytes()
             depth = truth.by_image.get(image)
             if given is None or depth is None:

@@ -11,7 +11,12 @@ from test_network import TINY, lively
 from torch import Tensor
 
 from tc_depth_ros.geometry.transform import invert_transform, transform_from_axis_angle
-from tc_depth_ros.network.config import MonodepthConfig, PoseNetConfig
+from tc_depth_ros.network.config import (
+    MatchingConfig,
+    MonodepthConfig,
+    PoseNetConfig,
+    TCDepthConfig,
+)
 from tc_depth_ros.network.monodepth import Monodepth
 from tc_depth_ros.network.pose import PoseNet
 from tc_depth_training.data.windows import Batch
@@ -24,6 +29,7 @@ from tc_depth_training.synthetic import render_recording
 HEIGHT, WIDTH = 48, 64
 POSES: tuple[PoseSource, ...] = ('learned', 'odometry', 'both')
 LOSS = ObjectiveConfig(scales=(0, 2))
+MATCHING = MatchingConfig(channels=8, hypotheses=8, hidden=8)
 
 
 def windows_of_a_room(count: int, height: int = HEIGHT, width: int = WIDTH) -> Batch:
@@ -41,6 +47,7 @@ def windows_of_a_room(count: int, height: int = HEIGHT, width: int = WIDTH) -> B
         torch.ones(count, 1, height, width, dtype=torch.bool),
         torch.zeros(count, dtype=torch.int64),
         torch.arange(count),
+        torch.empty(count, 3, 0, 0),
     ).to('cpu')
 
 
@@ -56,8 +63,8 @@ def some_posed(batch: Batch, *posed: bool) -> Batch:
     return replace(batch, posed=known, world_T_camera=poses)
 
 
-def model(pose: PoseSource, **options: object) -> TrainingModel:
-    network = lively(TINY)
+def model(pose: PoseSource, structure: TCDepthConfig = TINY, **options: object) -> TrainingModel:
+    network = lively(structure)
     torch.manual_seed(0)
     pose_net = None if pose == 'odometry' else PoseNet(PoseNetConfig()).eval()
     return TrainingModel(network, pose_net, LOSS, pose, **options)  # type: ignore[arg-type]
@@ -73,6 +80,68 @@ def gradients(model: TrainingModel, loss: Tensor) -> dict[str, Tensor]:
     return {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
 
 
+# Matching
+
+
+@pytest.mark.parametrize('single_frame', [True, False])
+def test_matching_learns_in_every_step(batch, single_frame) -> None:
+    """Also where the target is shown alone: processes wait for every gradient."""
+    trained = model('odometry', replace(TINY, matching=MATCHING)).train()
+    loss = trained(batch, batch.images, 1, single_frame)
+    found = gradients(trained, loss.total)
+    assert found.keys() == {k for k, p in trained.named_parameters() if p.requires_grad}
+    assert any(found[k].any() for k in found if '.matcher.' in k)
+
+
+def test_matching_alone_leaves_everything_else_as_it_is(batch) -> None:
+    trained = model('odometry', replace(TINY, matching=MATCHING), learns='matching').train()
+    before = {k: v.clone() for k, v in trained.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in trained.parameters() if p.requires_grad], lr=0.1)
+    step(trained, batch).total.backward()
+    optimizer.step()
+    changed = {k for k, v in trained.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed and all('.matcher.' in key for key in changed)
+    with pytest.raises(ValueError, match='set network.matching'):
+        model('odometry', learns='matching')
+
+
+def test_the_single_frame_is_blind_to_what_matching_learns(batch) -> None:
+    """The guess is detached: matching must not make it worse to be able to mend it."""
+    trained = model('odometry', replace(TINY, matching=MATCHING))
+    found = gradients(trained, step(trained, batch).matching)
+    assert not any('decoder' in k or 'coarse_depth' in k for k in found)
+
+
+def test_motions_are_wrong_on_purpose_in_training_only(batch) -> None:
+    trained = model('odometry', replace(TINY, matching=MATCHING))
+    assert step(trained.eval(), batch).matching == step(trained, batch).matching
+    torch.manual_seed(0)
+    different = {float(step(trained.train(), batch).matching.detach()) for _ in range(4)}
+    assert len(different) > 1
+
+
+def test_the_answer_is_the_matched_depth(batch) -> None:
+    matched = model('odometry', replace(TINY, matching=MATCHING)).eval()
+    answer = matched.answer(batch, 1)
+    torch.testing.assert_close(answer, step(matched, batch).maps.disparity)
+    output = matched.predict(batch.images, batch.K)
+    assert not torch.allclose(answer, output.disparities[0][:, 1], atol=1e-4)
+    plain = model('odometry').eval()
+    output = plain.predict(batch.images, batch.K)
+    assert torch.equal(plain.answer(batch, 1), output.disparities[0][:, 1])
+
+
+def test_depth_is_learned_from_where_it_is_given(batch) -> None:
+    truth = torch.full((3, 3, HEIGHT, WIDTH), torch.nan, dtype=torch.float16)
+    truth[1, 1] = 2.0
+    plain = model('odometry')
+    with_truth = step(plain, replace(batch, depth=truth))
+    assert step(plain, batch).depth == 0 and with_truth.depth > 0
+    matched = model('odometry', replace(TINY, matching=MATCHING))
+    found = gradients(matched, step(matched, replace(batch, depth=truth)).depth)
+    assert any('.matcher.' in k for k in found) and any('.decoder.' in k for k in found)
+
+
 # Whose motion
 
 
@@ -86,9 +155,10 @@ def test_the_parts_must_go_together() -> None:
 
 @pytest.mark.parametrize('posed', [(True, True, True), (True, False, True), (False,) * 3])
 @pytest.mark.parametrize('pose', POSES)
-@pytest.mark.parametrize('kind', ['tc_depth', 'monodepth'])
+@pytest.mark.parametrize('kind', ['tc_depth', 'matching', 'monodepth'])
 def test_all_that_may_learn_has_a_finite_gradient(batch, kind, pose, posed) -> None:
-    trained = model(pose, focal_factor=FocalFactor(1))
+    structure = replace(TINY, matching=MATCHING) if kind == 'matching' else TINY
+    trained = model(pose, structure, focal_factor=FocalFactor(1))
     if kind == 'monodepth':
         config = MonodepthConfig(decoder_channels=(8, 8, 8, 8, 8))
         trained = TrainingModel(Monodepth(config), trained.pose_net, LOSS, pose)

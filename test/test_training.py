@@ -26,11 +26,12 @@ from tc_depth_ros.network.checkpoint import (
 )
 from tc_depth_ros.network.config import PoseNetConfig
 from tc_depth_ros.network.pose import PoseNet
+from tc_depth_ros.network.tc_depth import TCDepth
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor
 from tc_depth_training import train as training
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
-from tc_depth_training.config import TrainingConfig
+from tc_depth_training.config import ConfigError, TrainingConfig
 from tc_depth_training.config_file import load_config
 from tc_depth_training.data.bag import Bag
 from tc_depth_training.pretrained import PACKAGE, imagenet_file
@@ -387,3 +388,33 @@ def test_the_precision_suits_the_hardware(device, capability, expected, monkeypa
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda _: capability)
     assert network_dtype('auto', torch.device(device)) == expected
     assert network_dtype('float32', torch.device(device)) == torch.float32
+
+
+# Matching on top of weights that do not match
+
+
+def test_matching_grows_onto_weights_without() -> None:
+    config = load_config(
+        None,
+        ['init=default', 'network.matching=true', 'learns=matching', 'pose=odometry'],
+    )
+    grown = starting_model(config).network
+    embedded = load_weights(DEFAULT_WEIGHTS).network
+    assert isinstance(grown, TCDepth) and grown.matcher is not None
+    for key, value in embedded.state_dict().items():
+        assert torch.equal(grown.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize(
+    'overrides, said',
+    [
+        (['learns=matching'], 'needs network.matching: true and init'),
+        (['learns=matching', 'network.matching=true'], 'needs network.matching: true and init'),
+        (['data.learned_depth_topics=[/depth]'], 'needs pose: odometry or both'),
+    ],
+)
+def test_settings_of_matching_that_do_not_go_together_are_told(
+    overrides: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config(None, overrides)

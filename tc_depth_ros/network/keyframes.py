@@ -136,7 +136,9 @@ def _points(inverse_depth: Tensor, K: Tensor) -> _Points:
     v, u = np.meshgrid(rows, columns, indexing='ij')
     homogeneous = np.stack([u.ravel(), v.ravel(), np.ones(u.size)])
     rays = np.asarray(np.linalg.inv(intrinsics) @ homogeneous, np.float64)
-    return _Points(rays, thinned.double().cpu().numpy().ravel(), intrinsics, (height, width))
+    return _Points(
+        rays, thinned.detach().double().cpu().numpy().ravel(), intrinsics, (height, width)
+    )
 
 
 def _spread(side: int) -> NDArray[np.int64]:

@@ -1,5 +1,5 @@
 """
-What each part of TC-Depth is worth: train without it, evaluate, and print one table.
+What each part of TC-Depth, and matching, is worth: train without it, evaluate, print one table.
 
 ``python -m tc_depth_training.ablation --out DIR [--kitchen TRAIN_BAG EVAL_BAG]``: always on the
 synthetic rooms that the project renders, and on a recording of one's own if two bags of it are
@@ -24,13 +24,14 @@ from tc_depth_training.run_folder import WEIGHTS_NAME
 from tc_depth_training.synthetic import iterate_recording
 from tc_depth_training.train import train
 
-# What is left out, as settings of the configuration
+# What is left out, or added, as settings of the configuration
 VARIANTS: Mapping[str, Sequence[str]] = {
     'complete': (),
     'no spatial attention': ('network.spatial_attention=false',),
     'no temporal attention': ('network.temporal_attention=false',),
     'no consistency loss': ('loss.geometric_weight=0.0',),
     'no cycle mask': ('loss.cycle_kept=1.0',),
+    'with matching': ('network.matching=true',),
 }
 # Small and short enough for ten runs in an hour on two cores
 COMMON = (

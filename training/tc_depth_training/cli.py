@@ -12,7 +12,9 @@ from tc_depth_ros.network.checkpoint import WeightsError
 from tc_depth_training.config import ConfigError, DataConfig, presets
 from tc_depth_training.config_file import load_config
 from tc_depth_training.data.bag import BagError
+from tc_depth_training.data.stretch import Stretch, StretchError, parse_bag
 from tc_depth_training.guards import DivergenceError, TrainingError
+from tc_depth_training.render import FRAMES, SCENES, SIZE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_weights(arguments)
         status: int = arguments.run(arguments)
         return status
-    except ConfigError as error:
+    except (ConfigError, StretchError) as error:
         print(f'tc-depth: {error}', file=sys.stderr)
         return 2
     except (BagError, WeightsError, ValueError, RuntimeError, OSError) as error:
@@ -45,9 +47,10 @@ def _train(arguments: argparse.Namespace) -> int:
         source = begun_with
         if not (arguments.out / STATE_NAME).exists():
             print(f'a run was begun here and saved nothing: it begins anew by {begun_with}')
+    bags = [parse_bag(str(bag)) for bag in arguments.bags]
     config = load_config(source, _overrides(arguments))
     try:
-        train(arguments.bags, config, arguments.out, resume=arguments.resume)
+        train(bags, config, arguments.out, resume=arguments.resume)
     except DivergenceError as error:
         weights = arguments.out / WEIGHTS_NAME
         if not weights.exists():
@@ -73,6 +76,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.images and arguments.source:
         raise ConfigError('give a BAG, VIDEO or folder, or --images, not both')
     if arguments.images:
+        if not (arguments.start is None and arguments.end is None):
+            raise ConfigError('--start and --end are of a bag or a video, not of --images')
         if not arguments.intrinsics:
             raise ConfigError('--images needs --intrinsics fx fy cx cy (pixels of the images)')
         predict_window(arguments.images, arguments.intrinsics, arguments.weights, arguments.out)
@@ -80,13 +85,16 @@ def _predict(arguments: argparse.Namespace) -> int:
         return 0
     if not arguments.source:
         raise ConfigError('give a BAG, VIDEO or folder of images, or --images')
+    source, stretch = _bag_and_stretch(arguments.source, arguments)
     count = predict_sequence(
-        arguments.source,
+        source,
         arguments.weights,
         arguments.out,
         arguments.intrinsics,
         arguments.image,
         arguments.camera_info,
+        stretch,
+        arguments.odom,
     )
     print(f'wrote the depth of {count} frames to {arguments.out}')
     return 0
@@ -98,12 +106,13 @@ def _refine(arguments: argparse.Namespace) -> int:
     config = RefineConfig(
         arguments.steps, arguments.learning_rate, time_step_s=arguments.time_step
     )
-    source = (arguments.bag, arguments.weights, arguments.out, config)
+    bag, stretch = _bag_and_stretch(arguments.bag, arguments)
+    source = (bag, arguments.weights, arguments.out, config)
     if arguments.per_frame:
-        count = refine_frames(*source, arguments.image, arguments.camera_info)
+        count = refine_frames(*source, arguments.image, arguments.camera_info, stretch)
         print(f'wrote the depth of {count} frames to {arguments.out / "depth"}')
     else:
-        refine_sequence(*source, arguments.image, arguments.camera_info)
+        refine_sequence(*source, arguments.image, arguments.camera_info, stretch)
         print(f'wrote {arguments.out}')
     return 0
 
@@ -118,16 +127,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.image, arguments.camera_info, arguments.depth, arguments.lidar, arguments.odom
     )
     depth_range = DepthRange(maximum=arguments.max_depth)
+    bag, stretch = _bag_and_stretch(arguments.bag, arguments)
     if arguments.json:  # a folder that cannot be made is better known now than after the work
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
     evaluation = evaluate(
-        arguments.bag,
+        bag,
         arguments.weights,
         topics,
         depth_range,
         arguments.report,
         arguments.predictions,
         confidence=arguments.confidence,
+        stretch=stretch,
     )
     print(table(evaluation))
     if arguments.json:
@@ -150,6 +161,21 @@ def _demo(arguments: argparse.Namespace) -> int:
         arguments.image,
         arguments.camera_info,
     )
+    return 0
+
+
+def _render(arguments: argparse.Namespace) -> int:
+    from tc_depth_training.render import render
+
+    bags = render(
+        arguments.out,
+        [parse_bag(str(bag)) for bag in arguments.textures],
+        arguments.scenes,
+        arguments.frames,
+        tuple(arguments.size),
+        arguments.seed,
+    )
+    print(f'wrote {len(bags)} bags of {arguments.frames} frames: {arguments.out}/scene_*')
     return 0
 
 
@@ -179,8 +205,17 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
         'data.odometry_topic': arguments.odom,
         'data.depth_topic': arguments.depth,
         'data.lidar_topic': arguments.lidar,
+        'data.start_s': '' if arguments.start is None else str(arguments.start),
+        'data.end_s': '' if arguments.end is None else str(arguments.end),
     }
     return [*(f'{key}={value}' for key, value in given.items() if value), *arguments.set]
+
+
+def _bag_and_stretch(bag: Path, arguments: argparse.Namespace) -> tuple[Path, Stretch]:
+    """A bag, and what of it a command is to use."""
+    asked = Stretch(arguments.start or 0.0, arguments.end)
+    part = parse_bag(str(bag))
+    return part.path, part.stretch_or(asked)
 
 
 def _check_weights(arguments: argparse.Namespace) -> None:
@@ -189,6 +224,22 @@ def _check_weights(arguments: argparse.Namespace) -> None:
     if weights and not Path(weights).exists():
         option = 'WEIGHTS' if arguments.run is _export else '--weights'
         raise WeightsError(f'weights {weights} do not exist: give {option} a file that does')
+
+
+def _add_stretch(parser: argparse.ArgumentParser, of: str = 'bag') -> None:
+    parser.add_argument(
+        '--start',
+        type=float,
+        metavar='S',
+        help=f'use the {of} from here on: seconds since its first image; default: 0',
+    )
+    parser.add_argument(
+        '--end',
+        type=float,
+        metavar='S',
+        help='up to here, itself left out; default: to the end. BAG@START:END says both of one '
+        'bag, and goes before these; either may be left out',
+    )
 
 
 def _add_topics(parser: argparse.ArgumentParser) -> None:
@@ -225,6 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument('--odom', default='', metavar='TOPIC', help=found)
     train.add_argument('--depth', default='', metavar='TOPIC', help=f'to judge by; {registered}')
     train.add_argument('--lidar', default='', metavar='TOPIC', help=f'to judge by; {found}')
+    _add_stretch(train)
     train.set_defaults(run=_train)
 
     inspect = commands.add_parser('inspect', help='what a bag holds, and if one can train on it')
@@ -241,6 +293,10 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument('--weights', type=Path, help='default: the embedded model')
     predict.add_argument('--out', type=Path, required=True, help='folder to write')
     _add_topics(predict)
+    _add_stretch(predict, 'bag or video')
+    predict.add_argument(
+        '--odom', default='', metavar='TOPIC', help='default: the only one; none: go without'
+    )
     predict.set_defaults(run=_predict)
 
     evaluate = commands.add_parser('evaluate', help='how good and how steady depth is on a bag')
@@ -250,6 +306,7 @@ def _parser() -> argparse.ArgumentParser:
         '--predictions', type=Path, metavar='DIR', help='score its STAMP.npy instead of predicting'
     )
     _add_topics(evaluate)
+    _add_stretch(evaluate)
     truth = 'default: the only one; none: go without'
     registered = 'default: the one registered to the camera; none: go without'
     evaluate.add_argument('--depth', default='', metavar='TOPIC', help=f'truth; {registered}')
@@ -280,6 +337,7 @@ def _parser() -> argparse.ArgumentParser:
         '--time-step', type=float, default=0.1, metavar='S', help='between the frames of a window'
     )
     _add_topics(refine)
+    _add_stretch(refine)
     refine.set_defaults(run=_refine)
 
     demo = commands.add_parser('demo', help='play a bag into the node and look at what comes out')
@@ -289,6 +347,30 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument('--weights', default='', help='default: the embedded model')
     _add_topics(demo)
     demo.set_defaults(run=_demo)
+
+    render = commands.add_parser(
+        'render', help='write bags of rendered places, with exact depth and poses, to learn from'
+    )
+    render.add_argument('out', type=Path, metavar='OUT', help='folder to write; one bag a scene')
+    render.add_argument(
+        '--textures',
+        nargs='+',
+        action='extend',
+        default=[],
+        type=Path,
+        metavar='BAG',
+        help='take photographs for textures from their frames, or from a stretch of them, '
+        'BAG@START:END in seconds; default: patterns',
+    )
+    render.add_argument('--scenes', type=int, default=SCENES, metavar='N', help='how many bags')
+    render.add_argument(
+        '--frames', type=int, default=FRAMES, metavar='N', help='of each, at 10 Hz'
+    )
+    render.add_argument(
+        '--size', nargs=2, type=int, default=SIZE, metavar=('H', 'W'), help='pixels'
+    )
+    render.add_argument('--seed', type=int, default=0, help='the same gives the same bags')
+    render.set_defaults(run=_render)
 
     official = commands.add_parser(
         'import-official', help="convert the authors' .pth files, or Monodepth2's"

@@ -9,8 +9,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tc_depth_ros.network.config import MONODEPTH, MONODEPTH2, PAPER, SMALL, DepthConfig
+from tc_depth_ros.network.config import (
+    MONODEPTH,
+    MONODEPTH2,
+    PAPER,
+    SMALL,
+    DepthConfig,
+    MatchingConfig,
+)
 from tc_depth_training.data.augmentation import ColourJitter
+from tc_depth_training.data.stretch import Stretch, StretchError
 from tc_depth_training.data.topics import check_depth_topics
 from tc_depth_training.losses.objective import ObjectiveConfig
 
@@ -52,6 +60,11 @@ class DataConfig(_Section):
     # Measured depth, never learned from: it says which weights are best, and their scale
     depth_topic: str = ''  # empty: the one registered to the camera, if any; none: go without
     lidar_topic: str = ''  # empty: the only one, if there is no such depth; none: go without
+    # Seconds since a bag's first image; what is outside is not used. BAG@START:END goes before
+    start_s: float = 0.0
+    end_s: float | None = None  # itself left out; None: to the end
+    # Depth topics whose depth is learned from, as that of rendered bags; empty: none
+    learned_depth_topics: tuple[str, ...] = ()
     cache: Literal['disk', 'ram', 'none'] = 'disk'  # where decoded frames are kept
     cache_dir: str = ''  # empty: tc_depth in the user's cache folder
     workers: Annotated[int, Field(ge=0)] = 0  # processes that read windows; 0 is fastest from disk
@@ -63,7 +76,16 @@ class DataConfig(_Section):
             check_depth_topics(self.depth_topic, self.lidar_topic)
         except ValueError as error:
             raise _disagreement(str(error), ('depth_topic', 'lidar_topic')) from error
+        try:
+            _ = self.stretch
+        except StretchError as error:
+            raise _disagreement(str(error), ('start_s', 'end_s')) from error
         return self
+
+    @property
+    def stretch(self) -> Stretch:
+        """What is used of each bag that has no stretch of its own."""
+        return Stretch(self.start_s, self.end_s)
 
 
 class ValidationConfig(_Section):
@@ -91,6 +113,7 @@ class NetworkConfig(_Section):
     temporal: Literal['window', 'causal'] = 'window'
     spatial_attention: bool = True
     temporal_attention: bool = True
+    matching: bool = False  # with the past, along the epipolar line, by the camera's motion
     imagenet: bool = True  # encoders from ImageNet, where they are EfficientNet-lite0
     # Depth that an untrained network answers everywhere; in metres where poses are metric. A
     # start far from the scene's depth warps everything out of view.
@@ -106,6 +129,7 @@ class NetworkConfig(_Section):
             temporal=self.temporal,
             spatial_attention=self.spatial_attention,
             temporal_attention=self.temporal_attention,
+            matching=MatchingConfig() if self.matching else None,
         )
 
 
@@ -127,6 +151,8 @@ class TrainingConfig(_Section):
     # Whose motion the losses use: a network's, the bag's, or the bag's where it fits the images,
     # from which a network learns that is used where it does not
     pose: Literal['learned', 'odometry', 'both'] = 'learned'
+    # What learns: all; or matching alone, on top of the weights of init
+    learns: Literal['all', 'matching'] = 'all'
     # Learn a factor of K's focal length too, for a CameraInfo that is only roughly right
     fit_focal_length: bool = False
     # Weights file, or folder of a run with save_every_epoch; empty: no motion consistency
@@ -184,6 +210,16 @@ class TrainingConfig(_Section):
             raise _disagreement(
                 'fit_focal_length needs pose: odometry, or nothing fixes the rotation',
                 ('fit_focal_length', 'pose'),
+            )
+        if self.learns == 'matching' and not (self.network.matching and self.init):
+            raise _disagreement(
+                'learns: matching needs network.matching: true and init, the weights to build on',
+                ('learns', 'network', 'init'),
+            )
+        if self.data.learned_depth_topics and self.pose == 'learned':
+            raise _disagreement(
+                'data.learned_depth_topics is depth in metres: it needs pose: odometry or both',
+                ('data', 'pose'),
             )
         if 0 not in self.loss.scales:
             raise _disagreement(

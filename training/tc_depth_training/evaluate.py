@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tc_depth_ros.network.checkpoint import load_weights
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS
+from tc_depth_training.data.stretch import WHOLE, Stretch
 from tc_depth_training.evaluation.confidence_bins import ConfidenceTally
 from tc_depth_training.evaluation.depth_errors import DepthRange
 from tc_depth_training.evaluation.depth_scores import (
@@ -20,6 +21,7 @@ from tc_depth_training.evaluation.depth_scores import (
     score_trivial,
 )
 from tc_depth_training.evaluation.predictions import (
+    Predicted,
     predict,
     predict_trajectory,
     read_predictions,
@@ -39,6 +41,7 @@ def evaluate(
     predictions: Path | None = None,
     *,
     confidence: bool = False,
+    stretch: Stretch = WHOLE,
 ) -> Evaluation:
     """
     Score weights on a bag.
@@ -48,6 +51,7 @@ def evaluate(
     :param predictions: a folder of ``STAMP.npy``, scored in place of what the weights predict
         with the past
     :param confidence: follow the weights' predictions as the node does, and score confidence
+    :param stretch: of the bag; nothing outside it is looked at
     :raises BagError: the bag cannot be used as asked
     :raises ValueError: confidence is asked for of predictions that are files
     :raises WeightsError: the weights cannot be used
@@ -61,25 +65,31 @@ def evaluate(
     loaded = load_weights(weights or DEFAULT_WEIGHTS)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        sequence = read_sequence(bag, topics or Topics(), scratch)
+        sequence = read_sequence(bag, topics or Topics(), scratch, stretch)
         if sequence.truth is not None:
             keep_range(sequence.truth, sequence.truth_topic, depth_range)
         tally = ConfidenceTally(sequence, loaded) if confidence else None
         watch = tally.add if tally else None
+        if predictions is None:
+            ours = predict(sequence, loaded, scratch / 'window', watch=watch)
+        else:
+            ours = Predicted(read_predictions(sequence, predictions, scratch / 'window'), {})
         predicted = [
-            predict(sequence, loaded, scratch / 'window', alone=False, watch=watch)
-            if predictions is None
-            else read_predictions(sequence, predictions, scratch / 'window'),
-            predict(sequence, loaded, scratch / 'single_frame', alone=True),
+            ours.depths,
+            predict(sequence, loaded, scratch / 'single_frame', alone=True).depths,
         ]
+        matched = any(count for source, count in ours.motions.items() if source != 'none')
+        if matched:
+            without = predict(sequence, loaded, scratch / 'without_motion', by_motion=False)
+            predicted.append(without.depths)
         scales = [find_scales(sequence, depths) for depths in predicted]
         temporal = score_temporal(sequence, predicted, scales, metric=loaded.info.metric)
-        window, single_frame = (
+        window, single_frame, *without_motion = (
             score_depths(sequence, *one, depth_range)
             for one in zip(predicted, scales, temporal, strict=True)
         )
         evaluation = Evaluation(
-            bag.name,
+            f'{bag.name}{stretch.suffix}',
             sequence.truth_topic,
             loaded.info.metric,
             window,
@@ -87,6 +97,8 @@ def evaluate(
             score_poses(sequence.world_T_camera, predict_trajectory(sequence, loaded)),
             None if sequence.truth is None else score_trivial(sequence, depth_range),
             tally.scores() if tally else None,
+            ours.motions if matched else {},
+            without_motion[0] if without_motion else None,
         )
         if report is not None:
             from tc_depth_training.evaluation.report import write_report

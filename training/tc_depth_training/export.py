@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,23 +23,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tc_depth_ros.geometry.camera_pose import CameraPose
+from tc_depth_ros.geometry.depth import depth_from_disparity
+from tc_depth_ros.geometry.transform import transform_from_axis_angle
 from tc_depth_ros.network.build import DepthNetwork
 from tc_depth_ros.network.checkpoint import WeightsInfo, load_weights
 from tc_depth_ros.network.config import MonodepthConfig
+from tc_depth_ros.network.keyframes import KeyframeBuffer
+from tc_depth_ros.network.matching import MatchView
 from tc_depth_ros.network.stream import open_stream
 from tc_depth_ros.network.tc_depth import STRIDE
 from tc_depth_training import __version__
-from tc_depth_training.streaming_step import NEXT, Port, StreamingStep
+from tc_depth_training.streaming_step import COUNT, KEYFRAME_COUNT, NEXT, Port, StreamingStep
 from tc_depth_training.synthetic import render_recording
 
 OPSET = 20
 MAX_DIFFERENCE = 1e-4  # of disparity, from torch's
+# Of a matched frame's pixels, those whose difference does not count. Whether a cell that falls on
+# the very edge of a keyframe is in view is up to rounding: 1 of 57 frames had one, of 60 pixels
+EDGE_SHARE = 0.01
 FRAMES = 5  # of each comparison: the state fills up, and is handed on
+SIDEWAYS = 0.1  # of the network's depth, from one frame of noise to the next
+TURN_RAD = 0.01  # about each axis, likewise
 NEEDED = ('onnx', 'onnxscript', 'onnxruntime')
 K_POLICY = (
     'of the rectified image, scaled with it to this size; the centre of the top left pixel is '
     "(0, 0): fx' = s fx, cx' = s (cx + 0.5) - 0.5"
 )
+Floats = NDArray[np.float32]
+Array = NDArray[Any]
 TYPES = {torch.float32: 'float32', torch.int64: 'int64'}
 
 
@@ -53,10 +65,11 @@ class Parity:
 
     random: float  # over frames of noise
     room: float  # over frames of a rendered room
+    matched: int  # frames of both that had keyframes
 
     @property
     def worst(self) -> float:
-        """The larger of the two; NaN if one is."""
+        """The larger difference of the two; NaN if one is."""
         return float(np.max([self.random, self.room]))
 
 
@@ -86,13 +99,20 @@ def export_onnx(weights: Path, out: Path, size: tuple[int, int] | None = None) -
         raise ValueError(
             f'size is {size[0]}x{size[1]} (height x width); both must be divisible by {STRIDE}'
         )
-    recordings = [_Recording.of(loaded.network, *frames) for frames in (_noise(size), _room(size))]
+    recordings = [make(loaded.network, info.scale, size) for make in (_noise, _room)]
     step = StreamingStep(loaded.network, info.scale, size).eval()
+    if step.keyframes and not any(recording.matched for recording in recordings):
+        raise ExportError(
+            f'the matching of {weights} could not be compared with torch: none of '
+            f'{len(recordings) * FRAMES} frames has a keyframe with parallax and overlap at the '
+            'depth that it sees; nothing was written: train it first'
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f'.{out.name}.{os.getpid()}.tmp')
     try:
         _write(step, info, temporary)
-        parity = Parity(*(_difference(temporary, step, recording) for recording in recordings))
+        noise, room = (_difference(temporary, step, recording) for recording in recordings)
+        parity = Parity(noise, room, sum(recording.matched for recording in recordings))
         if not parity.worst <= MAX_DIFFERENCE:
             raise ExportError(
                 f'the ONNX of {weights} differs from torch by {parity.worst:.1e} of disparity, '
@@ -114,7 +134,18 @@ def describe(export: Export) -> str:
         f'differs from torch by {export.parity.worst:.1e} of disparity at most, over {FRAMES} '
         f'frames of noise and {FRAMES} of a room',
     ]
-    if len(export.inputs) > 2:
+    names = [port.name for port in export.inputs]
+    if KEYFRAME_COUNT in names:
+        lines[-1] += (
+            f', {export.parity.matched} of them matched ({EDGE_SHARE:.0%} of the pixels of each '
+            'left out, for rounding at the edge of the view)'
+        )
+        lines += [
+            'keyframe_features are features that came out before: keep and choose them as '
+            'tc_depth_ros/network/keyframes.py does',
+            f'zero in {KEYFRAME_COUNT}: not matched',
+        ]
+    if COUNT in names:
         lines.append(f'zeros for past_* begin a stream; then each {NEXT}past_* is the next past_*')
     return '\n'.join(lines)
 
@@ -135,11 +166,11 @@ def _check_packages() -> None:
 
 
 def _write(step: StreamingStep, info: WeightsInfo, path: Path) -> None:
-    examples = (*(torch.rand(p.shape) for p in step.inputs[:1]), torch.eye(3)[None])
+    image, _, *others = step.inputs
     with _quiet():
         program = torch.onnx.export(
             step,
-            (*examples, *(port.zeros() for port in step.state)),
+            (torch.rand(image.shape), torch.eye(3)[None], *(port.zeros() for port in others)),
             input_names=[port.name for port in step.inputs],
             output_names=[port.name for port in step.outputs],
             opset_version=OPSET,
@@ -185,7 +216,8 @@ def _looks_at_K(info: WeightsInfo) -> bool:
     network = info.network
     if isinstance(network, MonodepthConfig):
         return False
-    return network.spatial_attention and network.attention_intrinsics is None
+    kernel_does = network.spatial_attention and network.attention_intrinsics is None
+    return kernel_does or network.matching is not None
 
 
 def _ports_json(ports: Sequence[Port]) -> str:
@@ -219,48 +251,130 @@ class _Recording:
 
     images: Tensor  # (F, 3, H, W), RGB in [0, 1]
     K: Tensor  # (1, 3, 3)
-    disparities: NDArray[np.float32]  # (F, 1, H, W)
+    poses: list[CameraPose]  # in the unit of depth
+    disparities: Floats  # (F, 1, H, W)
+    matched: int  # how many of the frames had keyframes
 
     @classmethod
-    def of(cls, network: DepthNetwork, images: Tensor, K: Tensor) -> _Recording:
+    def of(
+        cls,
+        network: DepthNetwork,
+        scale: float,
+        images: Tensor,
+        K: Tensor,
+        poses: Sequence[CameraPose],
+    ) -> _Recording:
         """Stream the frames through the network."""
-        stream, found = open_stream(network), []
+        stream, found, matched = open_stream(network), [], 0
         with torch.inference_mode():
-            for image in images.split(1):
-                answer = stream.push(image, K)
+            for image, pose in zip(images.split(1), poses, strict=True):
+                answer = stream.push(image, K, pose.in_units_of(scale))
                 assert answer is not None  # the stream answers for the newest frame
                 found.append(answer.disparity)
-        return cls(images, K, torch.cat(found).numpy())
+                matched += answer.keyframes_used > 0
+        return cls(images, K, list(poses), torch.cat(found).numpy(), matched)
 
 
-def _noise(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _noise(network: DepthNetwork, scale: float, size: tuple[int, int]) -> _Recording:
+    """Frames of noise, seen by a camera that moves by a share of the network's depth."""
     height, width = size
     images = torch.rand(FRAMES, 3, height, width, generator=torch.Generator().manual_seed(0))
-    return images, torch.tensor([[[width, 0.0, width / 2], [0.0, width, height / 2], [0, 0, 1]]])
+    K = torch.tensor([[[width, 0.0, width / 2], [0.0, width, height / 2], [0, 0, 1]]])
+    frame = torch.arange(FRAMES, dtype=torch.float64)[:, None]
+    step = SIDEWAYS * _median_depth(network, images[:1], K)
+    moved = frame * torch.tensor([step, 0.0, 0.0], dtype=torch.float64)
+    turned = (frame * TURN_RAD).expand(FRAMES, 3)
+    poses = transform_from_axis_angle(turned, moved).numpy()
+    tracked = [CameraPose(pose, 'noise', unit=scale) for pose in poses]
+    return _Recording.of(network, scale, images, K, tracked)
 
 
-def _room(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _median_depth(network: DepthNetwork, image: Tensor, K: Tensor) -> float:
+    """Of a first frame, in the network's unit."""
+    config = network.config
+    with torch.inference_mode():
+        answer = open_stream(network).push(image, K)
+    assert answer is not None  # as above
+    depth = depth_from_disparity(answer.disparity, config.min_depth, config.max_depth)
+    return float(depth.median())
+
+
+def _room(network: DepthNetwork, scale: float, size: tuple[int, int]) -> _Recording:
+    """A walk through a rendered room, in metres."""
     views = render_recording(FRAMES, *size)
     images = torch.from_numpy(np.stack([view.image for view in views])).permute(0, 3, 1, 2)
-    return images.float() / 255, torch.from_numpy(views[0].K).float()[None]
+    K = torch.from_numpy(views[0].K).float()[None]
+    poses = [CameraPose(view.world_T_camera, 'room') for view in views]
+    return _Recording.of(network, scale, images.float() / 255, K, poses)
 
 
 def _difference(path: Path, step: StreamingStep, recording: _Recording) -> float:
-    """Largest difference of disparity from torch's, over all frames; NaN if there is one."""
-    apart = np.stack(_streamed(path, step, recording)) - recording.disparities
-    return float(np.abs(apart).max())
+    """
+    Largest difference of disparity from torch's, over all frames; NaN if there is one.
+
+    With matching, a share of each frame's pixels does not count: see :data:`EDGE_SHARE`.
+    """
+    apart = np.abs(np.stack(_streamed(path, step, recording)) - recording.disparities)
+    counted = 1 - EDGE_SHARE if step.keyframes else 1.0
+    return float(np.quantile(apart, counted, axis=(1, 2, 3)).max())
 
 
-def _streamed(path: Path, step: StreamingStep, recording: _Recording) -> list[NDArray[np.float32]]:
-    """Disparities of the frames in onnxruntime, (1, H, W) each; a user hands on the state so."""
-    import onnxruntime
+def _streamed(path: Path, step: StreamingStep, recording: _Recording) -> list[Floats]:
+    """
+    Disparities of the frames in onnxruntime, (1, H, W) each.
 
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    A user hands on the state so, and keeps keyframes so. Only a frame's own depth tells which of
+    them are the best for it, as in torch; so each frame runs once without, and then with them.
+    """
+    run = _Graph(path, step)
     state = {port.name: port.zeros().numpy() for port in step.state}
-    found = []
-    for image in recording.images.split(1):
-        answer = session.run(None, {'image': image.numpy(), 'K': recording.K.numpy(), **state})
-        named = dict(zip((port.name for port in step.outputs), answer, strict=True))
-        found.append(named['disparity'][0])
-        state = {port.name: named[NEXT + port.name] for port in step.state}
+    keyframes, found = KeyframeBuffer(), []
+    for image, pose in zip(recording.images.split(1), recording.poses, strict=True):
+        frame = {'image': image.numpy(), 'K': recording.K.numpy(), **state}
+        answer = run(frame)
+        if step.keyframes:
+            most = step.keyframes[0].shape[1]
+            views = keyframes.choose(pose, _inverse_depth(answer), recording.K, most)
+            answer = run(frame, views)
+            features = torch.from_numpy(answer['features'])
+            keyframes.add(pose, features, _inverse_depth(answer), recording.K)
+        found.append(answer['disparity'][0])
+        state = {port.name: answer[NEXT + port.name] for port in step.state}
     return found
+
+
+class _Graph:
+    """The exported step in onnxruntime."""
+
+    def __init__(self, path: Path, step: StreamingStep) -> None:
+        import onnxruntime
+
+        self._session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+        self._step = step
+
+    def __call__(
+        self, frame: Mapping[str, Array], views: Sequence[MatchView] = ()
+    ) -> dict[str, Array]:
+        """
+        All that comes out, by name.
+
+        :param frame: image, K and state, by name
+        :param views: keyframes to match with
+        """
+        answer = self._session.run(None, {**frame, **_keyframe_inputs(self._step, views)})
+        return dict(zip((port.name for port in self._step.outputs), answer, strict=True))
+
+
+def _keyframe_inputs(step: StreamingStep, views: Sequence[MatchView]) -> dict[str, Array]:
+    """Keyframes as the graph takes them: those that are there, then zeros."""
+    if not step.keyframes:
+        return {}
+    features, past_T_target, count = inputs = [port.zeros() for port in step.keyframes]
+    count[0] = len(views)
+    for index, view in enumerate(views):
+        features[:, index], past_T_target[:, index] = view
+    return {port.name: x.numpy() for port, x in zip(step.keyframes, inputs, strict=True)}
+
+
+def _inverse_depth(answer: Mapping[str, Array]) -> Tensor:
+    return torch.from_numpy(1 / answer['depth'])

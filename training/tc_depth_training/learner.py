@@ -141,12 +141,16 @@ def independent_parts(model: TrainingModel) -> list[list[torch.nn.Parameter]]:
     """
     Split the parameters into those whose gradients are clipped together.
 
-    The coarse depth head learns apart, and so does a pose network from odometry: large gradients
-    of theirs must not slow the others.
+    The coarse depth head learns apart, and so do the matching and a pose network from odometry:
+    large gradients of theirs must not slow the others.
     """
     network = model.network
-    coarse = list(network.coarse_depth.parameters()) if isinstance(network, TCDepth) else []
+    coarse: list[torch.nn.Parameter] = []
+    matching: list[torch.nn.Parameter] = []
+    if isinstance(network, TCDepth):
+        coarse = list(network.coarse_depth.parameters())
+        matching = [] if network.matcher is None else list(network.matcher.parameters())
     taught = model.pose == 'both' and model.pose_net is not None
     pose = list(model.pose_net.parameters()) if taught and model.pose_net else []
-    ids = {id(parameter) for parameter in (*coarse, *pose)}
-    return [coarse, pose, [p for p in model.parameters() if id(p) not in ids]]
+    ids = {id(parameter) for parameter in (*coarse, *matching, *pose)}
+    return [coarse, matching, pose, [p for p in model.parameters() if id(p) not in ids]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from tc_depth_ros.network.checkpoint import (
     load_weights,
     read_weights_info,
 )
-from tc_depth_ros.network.config import DepthConfig, PoseNetConfig
+from tc_depth_ros.network.config import DepthConfig, MatchingConfig, PoseNetConfig, TCDepthConfig
 from tc_depth_ros.network.encoder import EfficientNetLite0
 from tc_depth_ros.network.pose import PoseNet
 from tc_depth_ros.network.tc_depth import TCDepth
@@ -77,13 +77,31 @@ def load_start(config: TrainingConfig) -> Weights | None:
     if path is None:
         return None
     loaded = load_weights(path)
-    differing = _differences(loaded.info.network, config.network.structure())
+    wanted = config.network.structure()
+    if (
+        isinstance(wanted, TCDepthConfig)
+        and wanted.matching
+        and isinstance(loaded.network, TCDepth)
+        and loaded.network.matcher is None
+    ):
+        loaded = _with_matching(loaded, wanted.matching)
+    differing = _differences(loaded.info.network, wanted)
     if differing:
         raise WeightsError(
             f'init {path} is of another network than the configuration ({differing}): set '
             'network to what the weights are, or leave init out'
         )
     return loaded
+
+
+def _with_matching(weights: Weights, matching: MatchingConfig) -> Weights:
+    """The same network, with matching that has learned nothing yet."""
+    assert isinstance(weights.info.network, TCDepthConfig)
+    structure = replace(weights.info.network, matching=matching)
+    network = TCDepth(structure)
+    fresh = {k: v for k, v in network.state_dict().items() if k.startswith('matcher.')}
+    network.load_state_dict(weights.network.state_dict() | fresh)
+    return weights._replace(network=network, info=replace(weights.info, network=structure))
 
 
 def fresh_network(config: NetworkConfig) -> DepthNetwork:
@@ -154,6 +172,7 @@ def _training_model(
         config.loss,
         pose=config.pose,
         network_dtype=network_dtype(config.precision, device or torch.device('cpu')),
+        learns=config.learns,
     )
 
 

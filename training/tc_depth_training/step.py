@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -10,14 +10,18 @@ from torch import Tensor, nn
 
 from tc_depth_ros.geometry.transform import invert_transform
 from tc_depth_ros.network.build import DepthNetwork
+from tc_depth_ros.network.matching import Match, MatchView
 from tc_depth_ros.network.output import DepthOutput
 from tc_depth_ros.network.pose import PoseNet
+from tc_depth_ros.network.tc_depth import TCDepth
 from tc_depth_training.data.windows import Batch
+from tc_depth_training.losses.matching import Matched, disturbed
 from tc_depth_training.losses.objective import Objective, ObjectiveConfig, objective
 from tc_depth_training.losses.pose import pose_loss
 from tc_depth_training.losses.rebuilding import SourceView
 
 PoseSource = Literal['learned', 'odometry', 'both']
+Learns = Literal['all', 'matching']
 
 
 def scale_focal_length(K: Tensor, factor: Tensor | float) -> Tensor:
@@ -71,6 +75,7 @@ class TrainingModel(nn.Module):
         pose: PoseSource = 'learned',
         focal_factor: FocalFactor | None = None,
         network_dtype: torch.dtype = torch.float32,
+        learns: Learns = 'all',
     ) -> None:
         """
         Join networks and loss; heads that the loss does not use are frozen.
@@ -80,6 +85,7 @@ class TrainingModel(nn.Module):
             network's where the bag has none
         :param network_dtype: that the networks compute in; what they answer, and all losses, are
             float32
+        :param learns: 'matching' leaves all but the matching as it is
         :raises ValueError: the parts do not go together
         """
         super().__init__()
@@ -92,7 +98,20 @@ class TrainingModel(nn.Module):
         self.pose: PoseSource = pose
         self.focal_factor = focal_factor
         self.network_dtype = network_dtype
+        self.learns: Learns = learns
         self._objective_config = objective_config
+        if learns == 'matching':
+            self._freeze_all_but_matching()
+
+    def train(self, mode: bool = True) -> TrainingModel:
+        """Switch to training; what does not learn stays as it is, BatchNorm's means too."""
+        super().train(mode)
+        if self.learns == 'matching':
+            self._matcher().train(mode)
+            for module in (*self.network.children(), self.pose_net):
+                if module is not None and module is not self._matcher():
+                    module.eval()
+        return self
 
     def forward(
         self,
@@ -135,6 +154,8 @@ class TrainingModel(nn.Module):
                 teacher_depth,
                 self._usable(batch),
                 pose,
+                self._match(batch, output, target_index, sources, K, single_frame),
+                batch.depth[:, target_index, None].float() if batch.depth.numel() else None,
             )
 
     def predict(self, images: Tensor, K: Tensor) -> DepthOutput:
@@ -145,7 +166,80 @@ class TrainingModel(nn.Module):
         return DepthOutput(
             tuple(disparity.float() for disparity in output.disparities),
             None if coarse is None else coarse.float(),
+            output.match_inputs,
         )
+
+    def _match(
+        self,
+        batch: Batch,
+        output: DepthOutput,
+        target: int,
+        sources: Sequence[SourceView],
+        K: Tensor,
+        single_frame: bool,
+    ) -> Matched | None:
+        """
+        Match the target with the other frames; None: the network does not match.
+
+        Where the target is shown alone, its copies do not show the window's motion: that motion
+        counts as wrong.
+        """
+        if output.match_inputs is None:
+            return None
+        known = batch.posed if self.pose == 'odometry' else torch.ones_like(batch.posed)
+        known = known & (not single_frame)
+        share = self._objective_config.wrong_motion_share if self.training else 0.0
+        motions = [source.source_T_target.detach() for source in sources]
+        shown, right = disturbed(motions, share, known)
+        others = [source.index for source in sources]
+        corrected, match = self._match_frame(
+            output, target, dict(zip(others, shown, strict=True)), K
+        )
+        first, *rest = zip(others, motions, strict=True)
+        target_T_first = invert_transform(first[1])
+        seen_from_first = {target: target_T_first, **{s: T @ target_T_first for s, T in rest}}
+        source, _ = self._match_frame(output, first[0], seen_from_first, K)
+        return Matched(corrected, match.log_factor.float(), right, source)
+
+    def _match_frame(
+        self, output: DepthOutput, index: int, motions: Mapping[int, Tensor], K: Tensor
+    ) -> tuple[Tensor, Match]:
+        """
+        Match one frame of a window with others.
+
+        :param motions: ``other_T_frame`` by the other's index, (B, 4, 4)
+        :return: its disparity (B, 1, H, W), and the match
+        """
+        inputs = output.match_inputs
+        assert isinstance(self.network, TCDepth) and inputs is not None
+        views = [MatchView(inputs.features[:, i], motion) for i, motion in motions.items()]
+        features, context = inputs.features[:, index], inputs.context[:, index]
+        disparity = output.disparities[0][:, index].detach()
+        with self._networks(disparity):
+            corrected, match = self.network.match(disparity, features, context, views, K.detach())
+        return corrected.float(), match
+
+    def _matcher(self) -> nn.Module:
+        assert isinstance(self.network, TCDepth)
+        assert self.network.matcher is not None
+        return self.network.matcher
+
+    def _freeze_all_but_matching(self) -> None:
+        if not isinstance(self.network, TCDepth) or self.network.matcher is None:
+            raise ValueError('learns is matching, but the network does not: set network.matching')
+        self.requires_grad_(False)
+        self._matcher().requires_grad_(True)
+
+    @torch.no_grad()
+    def answer(self, batch: Batch, target: int) -> Tensor:
+        """Disparity (B, 1, H, W) of one frame of windows: matched, if the network matches."""
+        output = self.predict(batch.images, batch.K)
+        if output.match_inputs is None:
+            return output.disparities[0][:, target]
+        sources, _ = self._sources(batch, batch.images, target)
+        motions = {source.index: source.source_T_target for source in sources}
+        disparity, _ = self._match_frame(output, target, motions, batch.K)
+        return disparity
 
     def learned_motion(self, images: Tensor, target: int, source: int) -> Tensor:
         """``source_T_target`` (B, 4, 4) by the pose network, in its unit."""

@@ -3,6 +3,10 @@ The stream of frames as a function: what :class:`DepthStream` remembers goes in 
 
 For runtimes that know tensors only. The past lies newest first in tensors of a fixed size; how
 much of it is there is a number beside them, so that a stream begins with zeros.
+
+Keyframes are not part of what comes out for the next call. Which frames to match with depends on
+the camera's motion, so the caller keeps them and chooses among them, as
+:class:`~tc_depth_ros.network.keyframes.KeyframeBuffer` does.
 """
 
 from __future__ import annotations
@@ -17,10 +21,14 @@ from torch import Tensor, nn
 from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_ros.network.attention import Memory
 from tc_depth_ros.network.build import DepthNetwork
+from tc_depth_ros.network.config import MatchingConfig
+from tc_depth_ros.network.matching import STRIDE as MATCHING_STRIDE
+from tc_depth_ros.network.matching import MatchView
 from tc_depth_ros.network.monodepth import Monodepth
 from tc_depth_ros.network.tc_depth import NEIGHBOURS, STRIDE, EncodedFrame, TCDepth
 
 COUNT = 'past_count'
+KEYFRAME_COUNT = 'keyframe_count'
 NEXT = 'next_'  # before the name of a state that comes out
 
 
@@ -118,11 +126,85 @@ class _Encodings:
         )
 
 
+class _Keyframes:
+    """What a network with matching is told of past frames, and what it makes of them."""
+
+    def __init__(self, network: TCDepth, matching: MatchingConfig, scale: float) -> None:
+        self._network = network
+        self._matching = matching
+        self._scale = scale  # of depth, and so of the motions
+
+    def ports(self, height: int, width: int) -> tuple[Port, ...]:
+        """Describe what goes in, for images of height x width."""
+        views, features = self._matching.views, self.features_port(height, width)
+        return (
+            Port(
+                'keyframe_features',
+                (1, views, *features.shape[1:]),
+                'of past frames with parallax and overlap, chosen by the caller as '
+                'tc_depth_ros/network/keyframes.py does',
+            ),
+            Port(
+                'past_T_target',
+                (1, views, 4, 4),
+                'takes points of this frame to each keyframe; translation in the unit of depth',
+            ),
+            Port(
+                KEYFRAME_COUNT,
+                (1,),
+                f'how many keyframes are there, 0 to {views}; 0: not matched',
+                torch.int64,
+            ),
+        )
+
+    def features_port(self, height: int, width: int) -> Port:
+        """Describe what a frame gives, should it become a keyframe."""
+        cells = height // MATCHING_STRIDE, width // MATCHING_STRIDE
+        meaning = 'of this frame, for keyframe_features of later calls if it becomes a keyframe'
+        return Port('features', (1, self._matching.channels, *cells), meaning)
+
+    def match(
+        self,
+        disparity: Tensor,
+        frame: EncodedFrame,
+        K: Tensor,
+        features: Tensor,
+        past_T_target: Tensor,
+        count: Tensor,
+    ) -> Tensor:
+        """
+        Correct a disparity (1, 1, H, W) by the keyframes that are there; without any it stays.
+
+        :param features: and past_T_target, count: as :meth:`ports` says
+        """
+        own, context = frame.matching, frame.skips[1]
+        assert own is not None
+        present = torch.arange(self._matching.views) < count
+        motions = self._in_network_units(past_T_target)
+        unmoved = torch.eye(4, dtype=K.dtype)
+        views = [
+            # Substituted before they are used: nothing of a missing keyframe is computed with
+            MatchView(
+                torch.where(there, features[:, i], own), torch.where(there, motions[:, i], unmoved)
+            )
+            for i, there in enumerate(present)
+        ]
+        matched, _ = self._network.match(disparity, own, context, views, K, present)
+        return torch.where(count > 0, matched, disparity)
+
+    def _in_network_units(self, motions: Tensor) -> Tensor:
+        """Motions (1, V, 4, 4) whose translation was in the unit of depth."""
+        translation = motions[:, :, :3, 3:] / self._scale
+        upper = torch.cat([motions[:, :, :3, :3], translation], dim=3)
+        return torch.cat([upper, motions[:, :, 3:]], dim=2)
+
+
 class StreamingStep(nn.Module):
     """
     One frame in, its depth out, and the past in and out; batch 1, output ``newest``.
 
-    Equal to :class:`DepthStream` frame by frame. Networks that know no past have no state.
+    Equal to :class:`DepthStream` frame by frame. Networks that know no past have no state, and
+    networks without matching take no keyframes.
     """
 
     def __init__(self, network: DepthNetwork, scale: float, size: tuple[int, int]) -> None:
@@ -137,6 +219,7 @@ class StreamingStep(nn.Module):
         self.scale = scale
         self.size = size
         self._past = _past(network)
+        self._keyframes = _keyframes(network, scale)
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -144,8 +227,14 @@ class StreamingStep(nn.Module):
         return (
             Port('image', (1, 3, *self.size), 'RGB in [0, 1], rectified'),
             Port('K', (1, 3, 3), 'intrinsics, pixels of this image'),
+            *self.keyframes,
             *self.state,
         )
+
+    @property
+    def keyframes(self) -> tuple[Port, ...]:
+        """Those of the inputs that say what to match with; none without matching."""
+        return () if self._keyframes is None else self._keyframes.ports(*self.size)
 
     @property
     def state(self) -> tuple[Port, ...]:
@@ -162,24 +251,27 @@ class StreamingStep(nn.Module):
         return (
             Port('depth', (1, 1, *self.size), 'z, network units times scale'),
             Port('disparity', (1, 1, *self.size), 'in (0, 1), linear in inverse depth'),
+            *(() if self._keyframes is None else (self._keyframes.features_port(*self.size),)),
             *(
                 replace(port, name=NEXT + port.name, meaning=f'for {port.name} of the next call')
                 for port in self.state
             ),
         )
 
-    def forward(self, image: Tensor, K: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, K: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """
         Take the next frame.
 
         :param image: RGB in [0, 1], (1, 3, H, W)
         :param K: intrinsics in pixels of H x W, (1, 3, 3)
-        :param state: as :attr:`state` says; zeros at first, then what came out
+        :param rest: keyframes and state as :attr:`inputs` says; state is zeros at first, then
+            what came out
         :return: as :attr:`outputs` says
         """
         if isinstance(self.network, Monodepth):
             (disparity,) = self.network.predict(image, scales=(0,))
             return self._depth(disparity), disparity
+        keyframes, state = rest[: len(self.keyframes)], rest[len(self.keyframes) :]
         frame = self.network.encode(image, K)
         if self._past is None:
             features, _ = self.network.attend_causal(frame, [])
@@ -187,7 +279,10 @@ class StreamingStep(nn.Module):
         else:
             features, following = self._attend(self._past, frame, K, *state)
         (disparity,) = self.network.decoder(features, frame.skips, scales=(0,))
-        return self._depth(disparity), disparity, *following
+        if self._keyframes is not None:
+            disparity = self._keyframes.match(disparity, frame, K, *keyframes)
+        own = () if frame.matching is None else (frame.matching,)
+        return self._depth(disparity), disparity, *own, *following
 
     def _attend(
         self, kept: _Past, frame: EncodedFrame, K: Tensor, count: Tensor, *past: Tensor
@@ -212,3 +307,10 @@ def _past(network: DepthNetwork) -> _Past | None:
     if network.config.temporal == 'causal' or network.config.blocks == 1:
         return _Memories(network)
     return _Encodings(network)
+
+
+def _keyframes(network: DepthNetwork, scale: float) -> _Keyframes | None:
+    """What a network is told of keyframes; None: it does not match."""
+    if isinstance(network, Monodepth) or network.config.matching is None:
+        return None
+    return _Keyframes(network, network.config.matching, scale)

@@ -11,6 +11,7 @@ from tc_depth_training.data.bag import BagError
 from tc_depth_training.data.held_out import Split, split
 from tc_depth_training.data.load import load_recordings
 from tc_depth_training.data.recording import Recording
+from tc_depth_training.data.stretch import BagPart
 from tc_depth_training.data.windows import (
     FEW_WINDOWS,
     WindowDataset,
@@ -47,7 +48,7 @@ class TrainingData:
 
 
 def load_training_data(
-    bags: Sequence[Path], config: TrainingConfig, quiet: bool = False
+    bags: Sequence[Path | BagPart], config: TrainingConfig, quiet: bool = False
 ) -> TrainingData:
     """
     Read all bags, or find them in the cache, and say what each gives.
@@ -66,10 +67,11 @@ def load_training_data(
         summaries.append(_summary(recording, found, parts))
         advice.append(fitting_time_step(recording, found, config.data.time_steps_s))
         if not quiet:
-            print(_line(summaries[-1]), *filter(None, advice[-1:]), sep='\n', flush=True)
+            print(summaries[-1].line, *filter(None, advice[-1:]), sep='\n', flush=True)
+    learned = config.data.learned_depth_topics
     data = TrainingData(
-        WindowDataset(recordings, [parts.learned for parts in splits]),
-        WindowDataset(recordings, [parts.held_out for parts in splits]),
+        WindowDataset(recordings, [parts.learned for parts in splits], learned),
+        WindowDataset(recordings, [parts.held_out for parts in splits], learned),
         tuple(summaries),
     )
     count = len(data.learned)
@@ -111,11 +113,5 @@ def _summary(recording: Recording, found: Windows, parts: Split) -> RecordingSum
         len(parts.learned),
         len(parts.held_out),
         left_out,
-    )
-
-
-def _line(summary: RecordingSummary) -> str:
-    return (
-        f'{summary.name}: {summary.frames} frames, {summary.windows} windows to learn from, '
-        f'{summary.held_out} held out; left out: {summary.left_out_text or "nothing"}'
+        recording.stretch,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tc_depth_ros.network.checkpoint import Weights
-from tc_depth_ros.predictor import Prediction
+from tc_depth_ros.pipeline import Estimate
 from tc_depth_ros.temporal.consistency import Consistency, scale_jump
 from tc_depth_ros.temporal.tracker import TemporalConfig, TemporalTracker, motion_source
 from tc_depth_training.data.measured_depth import resize_depth
@@ -70,8 +70,8 @@ class ConfidenceTally:
         self._confidence_sum = 0.0
         self._pairs: list[Consistency] = []
 
-    def add(self, index: int, prediction: Prediction) -> None:
-        """Take the prediction of a frame of the sequence, in order."""
+    def add(self, index: int, prediction: Estimate) -> None:
+        """Take the estimate of a frame of the sequence, in order."""
         if prediction.continuity != 'continued':
             self._tracker.reset()
         truth = self._sequence.truth

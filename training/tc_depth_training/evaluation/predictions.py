@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,25 @@ from tqdm import tqdm
 
 from tc_depth_ros.frames.preprocessing import network_input, network_size
 from tc_depth_ros.frames.window import FrameRejected
+from tc_depth_ros.localisation import LocalisationConfig, MotionName
 from tc_depth_ros.network.checkpoint import Weights
-from tc_depth_ros.predictor import DepthPredictor, Prediction, PredictorConfig
+from tc_depth_ros.pipeline import DepthPipeline, Estimate, PipelineConfig
+from tc_depth_ros.predictor import DepthPredictor, PredictorConfig
+from tc_depth_ros.scale.odometry_buffer import OdometryPose
+from tc_depth_ros.temporal.tracker import TemporalConfig
+from tc_depth_training.bag_writer import quaternion_from_matrix
 from tc_depth_training.data.bag import BagError
 from tc_depth_training.evaluation.sequence import FrameSequence
 
 Depths = NDArray[np.float32]  # (N, H, W)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Depths of a sequence, and by whose motion they were matched with the past."""
+
+    depths: Depths
+    motions: Mapping[MotionName, int]  # frames by source; 'none' were not matched
 
 
 def predict(
@@ -25,35 +40,68 @@ def predict(
     weights: Weights,
     file: Path,
     *,
-    alone: bool,
-    watch: Callable[[int, Prediction], None] | None = None,
-) -> Depths:
+    alone: bool = False,
+    by_motion: bool = True,
+    poses: NDArray[np.float64] | None = None,
+    watch: Callable[[int, Estimate], None] | None = None,
+) -> Predicted:
     """
     Predict all frames in order, as the node does.
 
     :param file: to keep the depths in
     :param alone: forget the past before every frame
-    :param watch: is shown every prediction, with the index of its frame
+    :param by_motion: match with the past, where the weights do
+    :param poses: odometry at each frame, world_T_camera (N, 4, 4), NaN where unknown; None: the
+        sequence's own
+    :param watch: is shown every estimate, with the index of its frame
     :return: z in the weights' unit, NaN where invalid, (N, H, W)
     """
-    # No depth is out of range here: the factor is yet to come
-    predictor = DepthPredictor(weights, PredictorConfig(min_range=0.0, max_range=1e9))
+    pipeline = recorded_pipeline(weights, by_motion=by_motion and not alone)
+    poses = sequence.world_T_camera if poses is None else poses
     depths = np.memmap(file, np.float32, 'w+', shape=sequence.images.shape[:3])
+    motions: Counter[MotionName] = Counter()
     label = 'predicting single frames' if alone else 'predicting'
     for index in tqdm(range(len(depths)), label, unit='frame'):
         if alone:
-            predictor.reset()
+            pipeline.reset()
+        frame = sequence.frame(index)
+        if poses is not None and np.isfinite(poses[index]).all():
+            pipeline.add_odometry(odometry_pose(frame.stamp_ns, poses[index]))
         try:
-            prediction = predictor.push(sequence.frame(index))
+            estimate = pipeline.push(frame, wants_confidence=False)
         except FrameRejected as rejection:  # black, or the network finds no numbers
             tqdm.write(f'no depth: {rejection}')
             depths[index] = np.nan
             continue
-        assert prediction is not None  # output is newest: every frame is answered
-        depths[index] = prediction.depth
+        assert estimate is not None  # output is newest: every frame is answered
+        depths[index] = estimate.depth
+        motions[estimate.location.source if estimate.keyframes_used else 'none'] += 1
         if watch is not None:
-            watch(index, prediction)
-    return depths
+            watch(index, estimate)
+    return Predicted(depths, motions)
+
+
+def recorded_pipeline(weights: Weights, *, by_motion: bool) -> DepthPipeline:
+    """
+    The node's pipeline for frames that come with the odometry of their stamps.
+
+    No depth is out of range here: the factor is yet to come.
+    """
+    predictor = DepthPredictor(weights, PredictorConfig(min_range=0.0, max_range=1e9))
+    config = PipelineConfig(
+        predictor=predictor.config,
+        temporal=TemporalConfig(motion='auto' if by_motion and predictor.matches else 'none'),
+        localisation=LocalisationConfig('auto' if by_motion else 'none', odometry_wait_s=0.0),
+    )
+    pipeline = DepthPipeline(predictor, config)
+    pipeline.mount(np.eye(4))
+    return pipeline
+
+
+def odometry_pose(stamp_ns: int, world_T_camera: NDArray[np.float64]) -> OdometryPose:
+    """The camera's pose (4, 4) as odometry of the camera itself."""
+    quaternion = quaternion_from_matrix(world_T_camera[:3, :3])
+    return OdometryPose(stamp_ns, world_T_camera[:3, 3], quaternion)
 
 
 def read_predictions(sequence: FrameSequence, folder: Path, file: Path) -> Depths:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tc_depth_ros.localisation import MotionName
 from tc_depth_training.evaluation.confidence_bins import ConfidenceScores
 from tc_depth_training.evaluation.depth_errors import DepthErrors, ScaledErrors
 
@@ -79,14 +81,20 @@ class Evaluation:
     pose: PoseErrors
     trivial: TrivialScores | None
     confidence: ConfidenceScores | None = None  # None: not asked for
+    # Frames by whose motion they were matched with the past; empty: none was matched
+    motions: Mapping[MotionName, int] = field(default_factory=dict)
+    without_motion: Scores | None = None  # as the window, but not matched; None: it is not either
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; null where the bag lacks what a number needs."""
         asked = {'confidence': self.confidence.to_dict()} if self.confidence else {}
+        matched = self.without_motion and _scores_to_dict(self.without_motion)
         return {
             **_scores_to_dict(self.window),
             'pose': asdict(self.pose),
             'single_frame': _scores_to_dict(self.single_frame),
+            'motions': dict(self.motions),
+            'without_motion': matched,
             'trivial': asdict(self.trivial) if self.trivial else None,
             **asked,
         }

@@ -29,6 +29,7 @@ from tc_depth_training.data.measured_depth import (
     resize_depth,
 )
 from tc_depth_training.data.point_cloud import depth_of_points
+from tc_depth_training.data.stretch import WHOLE, Interval, Stretch
 from tc_depth_training.data.topics import TRANSFORMS
 
 # Of scratch: RGB, put in order if need be; the truth; predictions with and without the past
@@ -71,19 +72,23 @@ class FrameSequence:
         return Frame(np.asarray(self.images[index]), self.K[index], stamp_ns, self.frame_id)
 
 
-def read_sequence(path: Path, topics: Topics, scratch: Path) -> FrameSequence:
+def read_sequence(
+    path: Path, topics: Topics, scratch: Path, stretch: Stretch = WHOLE
+) -> FrameSequence:
     """
     Read a bag's camera, and depth or lidar and odometry where it has them.
 
     :param scratch: a folder that outlives the sequence
-    :raises BagError: no camera; topics that do not overlap in time; depth of another shape or
-        frame; a transform that is missing; no space left in the scratch folder
+    :param stretch: of images and measured depth; odometry is read from all of the bag
+    :raises BagError: no camera, or no image; topics that do not overlap in time; depth of another
+        shape or frame; a transform that is missing; no space left in the scratch folder
     """
     with Bag(path) as bag:
         camera = bag.find_camera(topics.image, topics.camera_info)
         found = _find_truth(bag, camera, topics)
         odom_topic = bag.find_optional('odom', topics.odom)
-        images, cameras, stamps_ns, frame_id = _read_camera(bag, camera, scratch)
+        within, count = bag.interval(camera, stretch)
+        images, cameras, stamps_ns, frame_id = _read_camera(bag, camera, scratch, within, count)
         poses = None
         if odom_topic:
             poses = _read_poses(bag, odom_topic, frame_id, stamps_ns)
@@ -91,7 +96,7 @@ def read_sequence(path: Path, topics: Topics, scratch: Path) -> FrameSequence:
         if found:
             truth = np.memmap(scratch / 'truth', np.float32, 'w+', shape=images.shape[:3])
             truth[:] = np.nan
-            for index, depth in _measured(bag, found, stamps_ns, cameras):
+            for index, depth in _measured(bag, found, within, stamps_ns, cameras):
                 truth[index] = depth
     return FrameSequence(
         images,
@@ -116,14 +121,13 @@ def _find_truth(bag: Bag, camera: CameraTopics, topics: Topics) -> DepthSource |
 
 
 def _read_camera(
-    bag: Bag, camera: CameraTopics, scratch: Path
+    bag: Bag, camera: CameraTopics, scratch: Path, within: Interval, count: int
 ) -> tuple[NDArray[np.uint8], list[CameraModel], NDArray[np.int64], str]:
-    count = next(t.count for t in bag.topics() if t.name == camera.image)
     images: np.memmap[tuple[int, ...], np.dtype[np.uint8]] | None = None
     cameras: list[CameraModel] = []
     stamps, frame_id = [], ''
     decoder = FrameDecoder(rectify=not is_rectified(camera.image))
-    frames = bag.frames(camera, decoder)
+    frames = bag.frames(camera, decoder, within)
     progress = tqdm(frames, f'reading {bag.path.name}', count, unit='frame')
     for index, frame in enumerate(progress):
         if images is None:
@@ -174,11 +178,17 @@ def _read_poses(
 
 
 def _matched(
-    bag: Bag, topic: str, messages: Iterator[Measured], stamps_ns: NDArray[np.int64]
+    bag: Bag,
+    topic: str,
+    messages: Iterator[Measured],
+    within: Interval,
+    stamps_ns: NDArray[np.int64],
 ) -> Iterator[tuple[int, Measured]]:
     """Those of a topic's messages that belong to a frame, each with the frame's index."""
     measured_ns = bag.stamps_ns(topic)
-    belongs_to = match_stamps(stamps_ns, measured_ns)
+    inside = within.all_held(measured_ns)
+    belongs_to = np.full(len(measured_ns), -1)
+    belongs_to[inside] = match_stamps(stamps_ns, measured_ns[inside])
     if (belongs_to < 0).all():
         raise _no_overlap(bag, topic, stamps_ns, measured_ns)
     progress = tqdm(messages, f'reading {topic}', len(belongs_to), unit='frame')
@@ -188,15 +198,19 @@ def _matched(
 
 
 def _measured(
-    bag: Bag, found: DepthSource, stamps_ns: NDArray[np.int64], cameras: list[CameraModel]
+    bag: Bag,
+    found: DepthSource,
+    within: Interval,
+    stamps_ns: NDArray[np.int64],
+    cameras: list[CameraModel],
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Each depth that belongs to a frame, as that frame's rectified camera has it."""
     topic, transform = found.topic, found.camera_T_points
     if transform is not None:
-        for index, points in _matched(bag, topic, bag.point_clouds(topic), stamps_ns):
+        for index, points in _matched(bag, topic, bag.point_clouds(topic), within, stamps_ns):
             yield index, depth_of_points(points, transform, cameras[index].K, cameras[index].size)
         return
-    for index, measured in _matched(bag, topic, bag.depth_maps(topic), stamps_ns):
+    for index, measured in _matched(bag, topic, bag.depth_maps(topic), within, stamps_ns):
         rows, columns = measured.depth.shape
         camera = cameras[index]
         check_shape(f'{topic} of {bag.path}', (rows, columns), camera.size)

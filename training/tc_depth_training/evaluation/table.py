@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 from tc_depth_training.evaluation.confidence_bins import ConfidenceScores
@@ -27,14 +27,16 @@ SCALINGS: tuple[tuple[str, Callable[[ScaledErrors], DepthErrors]], ...] = (
 
 def table(evaluation: Evaluation) -> str:
     """Lay out all numbers: a row for each, a column for each way to predict."""
-    window, alone, trivial = evaluation.window, evaluation.single_frame, evaluation.trivial
-    titles = ['this model', 'single frame']
-    if trivial:
-        titles += ['constant', 'plane', 'pixel mean']
-    lines = [_headline(evaluation), '', _row('', titles)]
-    for label, of in SCALINGS if window.depth and alone.depth else ():
-        assert window.depth and alone.depth
-        columns = [of(window.depth), of(alone.depth)]
+    trivial = evaluation.trivial
+    ways = {'this model': evaluation.window, 'single frame': evaluation.single_frame}
+    if evaluation.without_motion:
+        ways['no motion'] = evaluation.without_motion
+    of_ways = list(ways.values())
+    trivial_titles = ['constant', 'plane', 'pixel mean'] if trivial else []
+    lines = [_headline(evaluation), '', _row('', [*ways, *trivial_titles])]
+    depths = [scores.depth for scores in of_ways if scores.depth]
+    for label, of in SCALINGS if len(depths) == len(of_ways) else ():
+        columns = [of(depth) for depth in depths]
         # The trivial answers are fitted to the truth: no factor would be theirs
         if trivial and label == SCALINGS[-1][0]:
             columns += [trivial.constant, trivial.plane, trivial.pixel_mean]
@@ -42,9 +44,9 @@ def table(evaluation: Evaluation) -> str:
         for field in fields(DepthErrors):
             values = [_number(getattr(column, field.name)) for column in columns]
             lines.append(_row(f'  {field.name}{UNITS.get(field.name, "")}', values))
-    lines += ['scale of the images', *_scale_rows(window, alone), 'over time']
+    lines += ['scale of the images', *_scale_rows(of_ways), 'over time']
     for name, label in TEMPORAL.items():
-        values = [_number(getattr(scores.temporal, name)) for scores in (window, alone)]
+        values = [_number(getattr(scores.temporal, name)) for scores in of_ways]
         lines.append(_row(f'  {label}', values))
     pose = evaluation.pose
     lines += ['pose network against odometry']
@@ -64,11 +66,15 @@ def _headline(evaluation: Evaluation) -> str:
     truth = f'truth {evaluation.truth_topic}' if evaluation.truth_topic else 'no truth'
     coverage = '' if scores.coverage is None else f', coverage {100 * scores.coverage:.1f} %'
     unit = 'metres' if evaluation.metric else 'a unit of their own'
-    return f'{evaluation.bag}: {scores.frames} frames, {truth}{coverage}; depths in {unit}'
+    motions = ', '.join(f'{source} {count}' for source, count in evaluation.motions.items())
+    matched = f'; frames matched by motion of: {motions}' if motions else ''
+    return (
+        f'{evaluation.bag}: {scores.frames} frames, {truth}{coverage}; depths in {unit}{matched}'
+    )
 
 
-def _scale_rows(window: Scores, alone: Scores) -> list[str]:
-    scales = (window.scale, alone.scale)
+def _scale_rows(ways: Sequence[Scores]) -> list[str]:
+    scales = [scores.scale for scores in ways]
     return [
         _row('  mean', [_number(scale.mean if scale else None) for scale in scales]),
         _row('  deviation', [_number(scale.std if scale else None) for scale in scales]),

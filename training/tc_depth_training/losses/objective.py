@@ -15,6 +15,7 @@ from tc_depth_ros.geometry.depth import depth_from_disparity, inverse_depth_from
 from tc_depth_ros.network.output import DepthOutput
 from tc_depth_training.losses.consistency import coarse_loss, geometric_loss
 from tc_depth_training.losses.masks import CYCLE_KEPT, auto_mask
+from tc_depth_training.losses.matching import Matched, depth_loss, matching_loss
 from tc_depth_training.losses.motion import STATIC_THRESHOLD, motion_loss, static_mask
 from tc_depth_training.losses.photometric import reprojection_loss
 from tc_depth_training.losses.rebuilding import (
@@ -42,6 +43,10 @@ class ObjectiveConfig(BaseModel):
     motion_weight: Annotated[float, Field(ge=0)] = 1.0  # while there is a teacher
     motion_threshold: Annotated[float, Field(gt=0)] = STATIC_THRESHOLD
     pose_weight: Annotated[float, Field(ge=0)] = 1.0  # with pose: both
+    matching_weight: Annotated[float, Field(ge=0)] = 1.0  # with network.matching
+    depth_weight: Annotated[float, Field(ge=0)] = 1.0  # with data.learned_depth_topics
+    # Of the windows, in which matching is given a wrong motion and must leave depth alone
+    wrong_motion_share: Annotated[float, Field(ge=0, le=1)] = 0.25
     cycle_kept: Annotated[float, Field(gt=0, le=1)] = CYCLE_KEPT
     # False: over the batch (of one process), as in the paper's code
     cycle_per_image: bool = True
@@ -74,6 +79,8 @@ class Objective:
     coarse: Tensor
     motion: Tensor
     pose: Tensor  # 0 unless the pose network learns from odometry
+    matching: Tensor  # 0 unless the network matches
+    depth: Tensor  # 0 unless depth is learned from
     # Of the finest scale, detached
     auto_mask_share: Tensor  # of the usable pixels, those that the photometric loss uses
     static_share: Tensor  # of the pixels where the teacher agrees; 1 without one
@@ -110,9 +117,11 @@ def objective(
     teacher_depth: Tensor | None = None,
     usable: Tensor | None = None,
     pose: Tensor | None = None,
+    matched: Matched | None = None,
+    truth: Tensor | None = None,
 ) -> Objective:
     """
-    ``L = mean_s [L_p + L_m + 0.1 L_geo + (1e-3 / 2^s) L_sm] + L_ref + L_pose``.
+    ``mean_s [L_p + L_m + 0.1 L_geo + (1e-3 / 2^s) L_sm] + L_ref + L_pose + L_match + L_depth``.
 
     With several processes, each with as many windows, the mean of their gradients is the gradient
     of one process with all windows (but for cycle_per_image: false).
@@ -128,6 +137,8 @@ def objective(
     :param usable: pixels of all frames of a window that show something and whose motion is known,
         1 = usable, (B, 1, H, W); only smoothness and L_ref look at the others. None: all
     :param pose: L_pose, from pose_loss; None: there is none
+    :param matched: the target's depth after matching; None: the network does not match
+    :param truth: depth of the target to learn from, NaN where unknown, (B, 1, H, W); None: none
     """
     still = identity_error(target, sources)
     scene = Scene(target, target_index, sources, K, depth_range, still, teacher_depth, usable)
@@ -140,17 +151,28 @@ def objective(
     if output.coarse_inverse_depth is not None:
         finest = inverse_depth_from_disparity(output.disparities[0].flatten(0, 1), *depth_range)
         coarse = coarse_loss(output.coarse_inverse_depth.flatten(0, 1), finest)
-    pose = photometric.new_zeros(()) if pose is None else pose
+    zero = photometric.new_zeros(())
+    pose = zero if pose is None else pose
+    matching = depth = zero
+    if matched is not None:
+        matching = matching_loss(matched, scene, config.smoothness_weight, config.geometric_weight)
+    if truth is not None:
+        answers = [output.disparities[0][:, target_index]]
+        answers += [matched.disparity] if matched is not None else []
+        depths = [depth_from_disparity(disparity, *depth_range) for disparity in answers]
+        depth = torch.stack([depth_loss(one, truth) for one in depths]).sum()
     total = (
         photometric
         + config.motion_weight * motion
         + config.geometric_weight * geometric
         + config.smoothness_weight * smoothness
         + config.pose_weight * pose
+        + config.matching_weight * matching
+        + config.depth_weight * depth
         + coarse
     )
     shown = terms[config.scales.index(min(config.scales))]
-    maps = _maps(output, scene, shown)
+    maps = _maps(output, scene, shown, matched)
     return Objective(
         total,
         photometric,
@@ -159,6 +181,8 @@ def objective(
         coarse,
         motion,
         pose,
+        matching,
+        depth,
         _share(shown.auto_mask, usable),
         shown.static_mask.mean(),
         _seen_difference(shown.rebuilt),
@@ -206,15 +230,18 @@ def _scale_terms(disparities: Tensor, scene: Scene, config: ObjectiveConfig) -> 
     )
 
 
-def _maps(output: DepthOutput, scene: Scene, finest: _ScaleTerms) -> ObjectiveMaps:
+def _maps(
+    output: DepthOutput, scene: Scene, finest: _ScaleTerms, matched: Matched | None
+) -> ObjectiveMaps:
     """Collect what is there anyway."""
     coarse = output.coarse_inverse_depth
+    decoded = output.disparities[0][:, scene.target_index]
     return ObjectiveMaps(
         scene.target,
         tuple(r.warped.detach() for r in finest.rebuilt),
         finest.reprojection_error.detach(),
         scene.identity_error,
-        output.disparities[0][:, scene.target_index].detach(),
+        (decoded if matched is None else matched.disparity).detach(),
         None if coarse is None else coarse[:, scene.target_index].detach(),
         finest.auto_mask,
         tuple(r.cycle_mask for r in finest.rebuilt),
