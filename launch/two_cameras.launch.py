@@ -4,7 +4,8 @@ Start one TC-Depth node per camera, each in the camera's namespace.
     ros2 launch tc_depth_ros two_cameras.launch.py cameras:=front,rear
 
 takes /front/image_raw and /front/camera_info, publishes /front/tc_depth/points, and so for rear.
-What tc_depth.launch.py takes besides, this takes too, for every camera: device:=cuda, say.
+What tc_depth.launch.py takes besides, this takes too, for every camera: device:=cuda, say, or
+odom:=/odom for the one odometry of the robot.
 """
 
 from pathlib import Path

@@ -24,7 +24,7 @@ MotionName = Literal['odometry', 'images', 'none']
 
 # Odometry's translation is tried at these lengths too: the depth that it is checked with may be
 # wrong by a factor
-LENGTHS = tuple(1.4**power for power in range(-6, 7))
+LENGTHS = tuple(1.4**power for power in range(-4, 5))
 LEAST_RESIDUAL_PX = 1.0  # less proves nothing
 # Of the residual that a camera standing still leaves, this share at most may be left
 UNEXPLAINED = 0.5

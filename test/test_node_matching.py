@@ -1,8 +1,8 @@
 """
 The node with weights that match: by whose motion, while odometry comes, is late, jumps or is away.
 
-A walk through the rendered room, over DDS. The weights are untrained and answer 3 m everywhere,
-so that the images always tell the motion.
+A walk through the rendered room, over DDS. The weights are untrained and answer about 3 m
+everywhere, at a size that shows enough points: so the images always tell the motion.
 """
 
 from __future__ import annotations
@@ -74,11 +74,17 @@ def views() -> list[SyntheticView]:
     return render_recording(16, CAMERA.height, CAMERA.width)
 
 
+def reliable(prefix: str = '/') -> dict[str, str]:
+    """Parameters of a node that loses no input: each of them counts here."""
+    topics = (prefix + name for name in ('image', 'camera_info', 'odom'))
+    return {f'qos_overrides.{topic}.subscription.reliability': 'reliable' for topic in topics}
+
+
 def write_weights(path: Path, config: TCDepthConfig) -> None:
     torch.manual_seed(0)
     network = TCDepth(config)
     start_at_depth(network, 3.0)
-    save_weights(path, network, WeightsInfo(config, 48, 64, metric=True))
+    save_weights(path, network, WeightsInfo(config, 96, 128, metric=True))
 
 
 @dataclass
@@ -184,6 +190,7 @@ def shared(world: Path, views: list[SyntheticView]) -> Iterator[Robot]:
     parameters = {
         'weights': world / 'matching.safetensors',
         'matching.odometry_wait_s': WAIT_S,
+        **reliable(),
     }
     with ExitStack() as stack:
         node = stack.enter_context(running(node_command(parameters), world / 'node.txt'))
@@ -211,11 +218,12 @@ def inner(
     """A node within this process, which starts sooner."""
     prefix = f'/{name}/'
     client = Client(name, prefix)
+    given = parameters | reliable(prefix)
     remaps = [('__node', name), *((t, prefix + t) for t in ('image', 'camera_info', 'odom'))]
     node = TCDepthNode(
         context=client.ros.context,
         cli_args=['--ros-args', *(part for a, b in remaps for part in ('-r', f'{a}:={b}'))],
-        parameter_overrides=[Parameter(key, value=value) for key, value in parameters.items()],
+        parameter_overrides=[Parameter(key, value=value) for key, value in given.items()],
     )
     client.executor.add_node(node)
     try:

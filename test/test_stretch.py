@@ -527,7 +527,7 @@ def test_a_run_goes_on_with_its_stretch_and_no_other(
     [
         (['--start', '-1'], 'the start of a stretch is -1 s'),
         (['--start', '2', '--end', '1'], 'starts at 2 s and ends at 1 s'),
-        (['--end', 'nan'], ''),
+        (['--end', 'nan'], 'nan'),
         (['--end', '0'], 'starts at 0 s and ends at 0 s'),
     ],
 )

@@ -26,8 +26,8 @@ TRACKS = 2  # odometry, and what stands in for it
 GRID = 12  # rows and columns of the cells by which frames are compared
 # Cells of parallax, median over the image:
 NEW_KEYFRAME = 1.0  # from the last keyframe, for the frame to become one
-HALF_WORTH = 2.0  # with this much, a keyframe is worth half of the best
-LEAST_PARALLAX = 0.2  # with less, depth cannot be told
+BEST_PARALLAX = 4.0  # less tells depth less exactly; with more, frames look less alike
+LEAST_PARALLAX = 0.5  # with less, depth cannot be told
 NEW_KEYFRAME_OVERLAP = 0.7  # with less, the frame becomes a keyframe too
 LEAST_OVERLAP = 0.3
 
@@ -47,10 +47,11 @@ class _Shared:
 
     @property
     def worth(self) -> float:
-        """In [0, 1); more is better to match with."""
+        """In [0, 1]; more is better to match with."""
         if self.parallax < LEAST_PARALLAX or self.overlap < LEAST_OVERLAP:
             return 0.0
-        return self.overlap**2 * self.parallax / (self.parallax + HALF_WORTH)
+        ratio = self.parallax / BEST_PARALLAX
+        return self.overlap**2 * 2 * ratio / (1 + ratio**2)
 
 
 class KeyframeBuffer:

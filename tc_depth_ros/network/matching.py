@@ -45,7 +45,7 @@ SEARCH_RELUCTANCE = 0.004
 
 
 SUPPORT = 3  # rows and columns of cells that are compared together
-SPREAD = 9  # and over which corrections are averaged
+SPREAD = 13  # and over which corrections are averaged
 LEAST_SURE = 1e-3
 
 
@@ -203,7 +203,9 @@ class Matcher(nn.Module):
         fits = torch.stack([one.similarity.mean(dim=(2, 3)) for one in sweeps])
         fit = _mean_of_present(fits, present)  # (B, SEARCHED)
         fit = fit - SEARCH_RELUCTANCE * (self.searched / math.log(2)) ** 2
-        return self.searched[fit.argmax(dim=1)][:, None, None, None]
+        step = float(self.searched[1] - self.searched[0])
+        peak = -self.searched[-1] + step * _peak(fit)
+        return peak[:, None, None, None]
 
     def _aggregate(
         self, sweeps: Sequence[Sweep], all_facts: Sequence[Tensor], present: Tensor | None
@@ -306,6 +308,19 @@ class _UNet(nn.Module):
         x16 = self.mix16(x16 + self.whole(x16.mean(dim=(2, 3), keepdim=True)))
         x8 = self.up8(torch.cat([_resized(x16, x8), x8], dim=1))
         return self.up4(torch.cat([_resized(x8, x4), x4], dim=1))  # type: ignore[no-any-return]
+
+
+def _peak(values: Tensor) -> Tensor:
+    """
+    Where values (B, N) are largest, between 0 and N - 1, (B,).
+
+    The top of the parabola through the largest and its neighbours: an answer that changes smoothly,
+    so that the depth of a stream does not jump by a step of the search.
+    """
+    best = values.argmax(dim=1, keepdim=True).clamp(1, values.shape[1] - 2)
+    before, top, after = (values.gather(1, best + i)[:, 0] for i in (-1, 0, 1))
+    bend = (before - 2 * top + after).clamp(max=-1e-9)
+    return best[:, 0] + (0.5 * (before - after) / bend).clamp(-1, 1)
 
 
 def _mean_around(x: Tensor, cells: int) -> Tensor:
