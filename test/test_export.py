@@ -242,11 +242,11 @@ def test_a_matching_graph_says_what_it_takes(matching_export: Export) -> None:
     session = onnxruntime.InferenceSession(matching_export.path)
     inputs = {x.name: tuple(x.shape) for x in session.get_inputs()}
     assert list(inputs) == [
-        *('image', 'K', 'keyframe_features', 'past_T_target', 'keyframe_count'),
+        *('image', 'K', 'keyframe_features', 'keyframe_T_target', 'keyframe_count'),
         *STATES['one block'],
     ]
     assert inputs['keyframe_features'] == (1, 2, 8, 10, 12)
-    assert inputs['past_T_target'] == (1, 2, 4, 4) and inputs['keyframe_count'] == (1,)
+    assert inputs['keyframe_T_target'] == (1, 2, 4, 4) and inputs['keyframe_count'] == (1,)
     outputs = {x.name: tuple(x.shape) for x in session.get_outputs()}
     following = [f'next_{name}' for name in STATES['one block']]
     assert list(outputs) == ['depth', 'disparity', 'features', *following]
@@ -256,7 +256,7 @@ def test_a_matching_graph_says_what_it_takes(matching_export: Export) -> None:
     assert list(json.loads(metadata['state'])) == following  # keyframes are the caller's
     described = json.loads(metadata['inputs'])
     assert 'network/keyframes.py' in described['keyframe_features']['meaning']
-    assert 'unit of depth' in described['past_T_target']['meaning']
+    assert 'unit of depth' in described['keyframe_T_target']['meaning']
     assert described['keyframe_count']['type'] == 'int64'
     assert '0 to 2; 0: not matched' in described['keyframe_count']['meaning']
     assert 'keyframe' in json.loads(metadata['outputs'])['features']['meaning']
@@ -287,7 +287,7 @@ def test_onnxruntime_matches_as_the_stream_does(matching_export: Export) -> None
         views = keyframes.choose(here, torch.from_numpy(1 / plain['depth']), K, 2)
         for i, view in enumerate(views):
             feed['keyframe_features'][:, i] = view.features
-            feed['past_T_target'][:, i] = view.past_T_target
+            feed['keyframe_T_target'][:, i] = view.past_T_target
         feed['keyframe_count'] = np.array([len(views)])
         answer = dict(zip(names, session.run(None, feed), strict=True))
         inverse_depth = torch.from_numpy(1 / answer['depth'])
@@ -320,9 +320,9 @@ def test_a_graph_that_matches_otherwise_is_found(
     def mistaken(step: StreamingStep, views: Sequence[MatchView]) -> Mapping[str, np.ndarray]:
         given = right(step, views)
         if wrong == 'unit':
-            given['past_T_target'][:, :, :3, 3] *= SCALE
+            given['keyframe_T_target'][:, :, :3, 3] *= SCALE
         elif wrong == 'order':
-            given['past_T_target'][:] = given['past_T_target'][:, ::-1].copy()
+            given['keyframe_T_target'][:] = given['keyframe_T_target'][:, ::-1].copy()
         else:
             given['keyframe_count'][:] = min(len(views), 1)
         return given

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from test_network import TINY, camera_matrix, frames, lively
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tc_depth_ros.geometry.camera_pose import CameraPose
 from tc_depth_ros.geometry.depth import inverse_depth_from_disparity
@@ -141,6 +142,20 @@ def test_views_that_are_not_there_count_for_nothing(there: list[int]) -> None:
     for found, wanted in zip(vars(match).values(), vars(expected).values(), strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
     assert len(there) == 3 or (every.log_factor - match.log_factor).abs().max() > 1e-3
+
+
+def test_no_number_is_read_out_of_a_tensor() -> None:
+    """It would make the CPU wait for the GPU, and has no ONNX."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+        match = lively_matcher()(
+            random_features(),
+            at_depth(1),
+            torch.randn(1, 24, H, W),
+            [MatchView(random_features(), moved(x=0.1))],
+            K,
+            torch.tensor([True]),
+        )
+    assert match.trust.shape == (1, 1, H, W)
 
 
 @pytest.mark.parametrize('factor', [0.01, 7.0, 1000.0])

@@ -203,8 +203,9 @@ class Matcher(nn.Module):
         fits = torch.stack([one.similarity.mean(dim=(2, 3)) for one in sweeps])
         fit = _mean_of_present(fits, present)  # (B, SEARCHED)
         fit = fit - SEARCH_RELUCTANCE * (self.searched / math.log(2)) ** 2
-        step = float(self.searched[1] - self.searched[0])
-        peak = -self.searched[-1] + step * _peak(fit)
+        # Of tensors: a number read out of one makes the CPU wait for the GPU, and has no ONNX
+        step = self.searched[1] - self.searched[0]
+        peak = self.searched[0] + step * _peak(fit)
         return peak[:, None, None, None]
 
     def _aggregate(
@@ -314,8 +315,8 @@ def _peak(values: Tensor) -> Tensor:
     """
     Where values (B, N) are largest, between 0 and N - 1, (B,).
 
-    The top of the parabola through the largest and its neighbours: an answer that changes smoothly,
-    so that the depth of a stream does not jump by a step of the search.
+    The top of the parabola through the largest and its neighbours: an answer that changes
+    smoothly, so that the depth of a stream does not jump by a step of the search.
     """
     best = values.argmax(dim=1, keepdim=True).clamp(1, values.shape[1] - 2)
     before, top, after = (values.gather(1, best + i)[:, 0] for i in (-1, 0, 1))

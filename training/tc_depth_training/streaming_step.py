@@ -145,7 +145,7 @@ class _Keyframes:
                 'tc_depth_ros/network/keyframes.py does',
             ),
             Port(
-                'past_T_target',
+                'keyframe_T_target',
                 (1, views, 4, 4),
                 'takes points of this frame to each keyframe; translation in the unit of depth',
             ),
