@@ -8,6 +8,7 @@ Where the camera is, for matching: by the robot's odometry, else by the images, 
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from threading import Condition
 from typing import Literal
@@ -28,6 +29,14 @@ LENGTHS = tuple(1.4**power for power in range(-4, 5))
 LEAST_RESIDUAL_PX = 1.0  # less proves nothing
 # Of the residual that a camera standing still leaves, this share at most may be left
 UNEXPLAINED = 0.5
+
+
+# Odometry is also compared with the images over several frames, where the way is long enough:
+COMPARED = 10  # frames
+LEAST_WAY = 0.05  # of the depth
+MAX_LENGTH_RATIO = 5.0  # of the two ways, longer over shorter
+LEAST_COSINE = 0.3  # of the angle between them
+DISTRUSTED = 30  # frames, after the two did not agree
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class LocalisationConfig:
         0.2, 'odometry poses farther apart are not interpolated, s', 0.001, 10.0
     )
     max_deviation_m: float = setting(
-        10.0, 'odometry less sure of the position, by its covariance, is not used, m', 0.0, 1e6
+        100.0, 'odometry less sure of the position, by its covariance, is not used, m', 0.0, 1e6
     )
 
     def __post_init__(self) -> None:
@@ -150,6 +159,18 @@ class OdometryTrack:
         return newest_ns is not None and newest_ns >= self._asked_ns
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """Where a frame was taken, by odometry and by the images."""
+
+    track: str
+    world_T_camera: NDArray[np.float64]
+    images_T_camera: NDArray[np.float64]
+
+
+NOT_EXPLAINED = 'the motion by odometry does not fit the images'
+
+
 class Localiser:
     """Tells where each frame of a stream was taken."""
 
@@ -160,16 +181,21 @@ class Localiser:
         self._begun = 0
         # Name of the odometry and pose of the last frame: by odometry, or carried on by the images
         self._last: tuple[str, NDArray[np.float64]] | None = None
+        self._ways: deque[_Pair] = deque(maxlen=COMPARED)
+        self._distrusted = 0  # frames for which odometry is still not used
+        self._since_jump = COMPARED  # frames
 
     def reset(self) -> None:
         """Forget odometry and images."""
         self.odometry.reset()
+        self._distrusted = 0
         self.lose()
 
     def lose(self) -> None:
         """Compare what comes with nothing before it."""
         self._begun += 1
         self._last = None
+        self._ways.clear()
 
     def locate(self, stamp_ns: int, motion: Motion | None, factor: float | None) -> Location:
         """
@@ -195,6 +221,7 @@ class Localiser:
         self, stamp_ns: int, motion: Motion | None, factor: float | None
     ) -> tuple[CameraPose | None, str]:
         last, self._last = self._last, None
+        self._since_jump += 1
         if self._config.odometry == 'none':
             return None, ''
         if factor is None:
@@ -209,9 +236,43 @@ class Localiser:
             later_T_earlier[:3, 3] /= factor
             if not explains(np.asarray(later_T_earlier, np.float64), motion):
                 self.odometry.begin_anew()
-                return None, 'the motion by odometry does not fit the images'
+                # Once is a jump; again so soon, and it is wrong throughout
+                self._distrusted = DISTRUSTED if self._since_jump < COMPARED else 0
+                self._since_jump = 0
+                return None, NOT_EXPLAINED
+        if not self._agree(world_T_camera, motion, factor):
+            self.odometry.begin_anew()
+            self._distrusted = DISTRUSTED
+        if self._distrusted > 0:
+            self._distrusted -= 1
+            return None, NOT_EXPLAINED
         self._last = (track, world_T_camera)
         return CameraPose(world_T_camera, track, 1 / factor), ''
+
+    def _agree(
+        self, world_T_camera: NDArray[np.float64], motion: Motion | None, factor: float
+    ) -> bool:
+        """Whether odometry and the images went the same way lately, if they went far enough."""
+        track = f'{self.odometry.name}, images {self._begun}'
+        if motion is None or (self._ways and self._ways[0].track != track):
+            self._ways.clear()
+        self._ways.append(_Pair(track, world_T_camera, self._images_T_camera))
+        if motion is None or motion.evidence is None or not len(motion.evidence.scene):
+            return True
+        first, now = self._ways[0], self._ways[-1]
+        ways = np.stack(
+            [
+                (np.linalg.inv(first.world_T_camera) @ now.world_T_camera)[:3, 3] / factor,
+                (np.linalg.inv(first.images_T_camera) @ now.images_T_camera)[:3, 3],
+            ]
+        )
+        lengths = np.linalg.norm(ways, axis=1)
+        depth = float(np.median(motion.evidence.scene[:, 2]))
+        if lengths.max() < LEAST_WAY * depth:
+            return True
+        if lengths.max() > MAX_LENGTH_RATIO * lengths.min():
+            return False
+        return bool(ways[0] @ ways[1] >= LEAST_COSINE * lengths.prod())
 
     def _carry_on(
         self, last: tuple[str, NDArray[np.float64]] | None, motion: Motion | None, factor: float

@@ -93,6 +93,7 @@ class DepthPipeline:
         self._earlier_ns: int | None = None  # of the frame before, within the window
         self._newest_ns: int | None = None  # of any frame
         self._scale_known = False
+        self._guess_ratio = 1.0  # of the frame before; see Prediction
 
     def reset(self) -> None:
         """Forget the past, the scale and the way that the camera came."""
@@ -160,6 +161,7 @@ class DepthPipeline:
             prediction = self.predictor.predict(prepared, scale.factor, location.pose)
             if prediction is None:
                 return None
+            self._guess_ratio = prediction.guess_ratio
             self._begin_metric(scale)
             temporal = self._compare(prediction, motion, needs_confidence)
             pose = self._follow(prediction, temporal, scale.factor)
@@ -194,7 +196,10 @@ class DepthPipeline:
         if not self.predictor.matches:
             return motion, NOWHERE
         factor = scale.factor if scale.metric else None
-        return motion, self._localiser.locate(target.frame.stamp_ns, motion, factor)
+        # In the single frame's unit: matched depth follows the motion that it is matched by, so a
+        # motion in its unit would confirm itself, and a wrong one would never be found out
+        own = None if motion is None else motion.in_units_of(1 / self._guess_ratio)
+        return motion, self._localiser.locate(target.frame.stamp_ns, own, factor)
 
     def _begin(self, target: PreparedFrame) -> None:
         """Begin a new window: what was before it is not this camera's, or too long ago."""
@@ -208,6 +213,7 @@ class DepthPipeline:
         """Compare nothing with the frames before, and know no more how the camera came here."""
         self._temporal.reset()
         self._earlier_ns = None
+        self._guess_ratio = 1.0
         self._localiser.lose()
         self._chain.lose()
 

@@ -70,6 +70,7 @@ class Prediction:
     metric: bool  # False: depth is up to an unknown factor
     frames_used: int  # distinct frames that were attended to; 1 = single-frame mode
     keyframes_used: int  # matched with; 0 = depth without the camera's motion
+    guess_ratio: float  # median of the single frame's depth over this one; 1 if not matched
     continuity: Continuity  # 'continued', or why the past was forgotten
     view: View  # the same frame at the network's size; every z, whatever the range asked for
 
@@ -215,6 +216,7 @@ class DepthPredictor:
             self.info.metric,
             answer.frames_used,
             answer.keyframes_used,
+            answer.guess_ratio,
             target.continuity,
             self._view(target, disparity),
         )

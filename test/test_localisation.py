@@ -152,9 +152,9 @@ def test_a_gap_in_odometry_is_not_bridged() -> None:
 
 def test_odometry_that_is_not_sure_is_not_used() -> None:
     ours = localiser()
-    ours.odometry.add(odometry(0, 0.0, deviation_m=50.0))
+    ours.odometry.add(odometry(0, 0.0, deviation_m=500.0))
     location = ours.locate(stamp(0), None, factor=1.0)
-    assert location.source == 'none' and '50 m' in location.refusal
+    assert location.source == 'none' and '500 m' in location.refusal
     ours.odometry.add(odometry(1, 0.0, deviation_m=np.inf))
     assert 'does not know its position' in ours.locate(stamp(1), None, factor=1.0).refusal
 
@@ -239,3 +239,39 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         LocalisationConfig(max_odometry_gap_s=0.0)
     with pytest.raises(ValueError, match='sometimes'):
         LocalisationConfig(odometry='sometimes')  # type: ignore[arg-type]
+
+
+def walked(odometry_step: float, images_step: float, count: int = 40) -> list[str]:
+    """Sources of frames whose odometry and images tell of steps of different length."""
+    ours = localiser()
+    sources = []
+    for index in range(count):
+        ours.odometry.add(odometry(index, odometry_step * index))
+        motion = seen(sideways(images_step)) if index else None
+        sources.append(ours.locate(stamp(index), motion, factor=1.0).source)
+    return sources
+
+
+def test_steps_too_small_to_be_refuted_are_refuted_together() -> None:
+    """Odometry ten times too long, of a camera whose points move by a pixel."""
+    sources = walked(0.04, 0.004)
+    assert sources.count('odometry') <= 4 and sources[10:] == ['images'] * 30
+    assert walked(0.004, 0.004) == ['odometry'] * 40
+    # A factor of two is the depth's own doubt
+    assert walked(0.008, 0.004) == ['odometry'] * 40
+
+
+def test_odometry_that_is_wrong_throughout_is_not_tried_at_every_second_frame() -> None:
+    sources = walked(-0.1, 0.1, 30)
+    assert sources.count('odometry') <= 2 and sources[4:] == ['images'] * 26
+
+
+def test_odometry_is_trusted_again_after_a_while() -> None:
+    ours = localiser()
+    sources, x = [], 0.0
+    for index in range(60):
+        x += -0.1 if index < 5 else 0.1
+        ours.odometry.add(odometry(index, x))
+        motion = seen(sideways(0.1)) if index else None
+        sources.append(ours.locate(stamp(index), motion, factor=1.0).source)
+    assert sources[10] == 'images' and sources[-1] == 'odometry'

@@ -298,8 +298,8 @@ def test_a_jump_costs_one_frame(robot: Robot) -> None:
 
 
 def test_odometry_that_is_not_sure_is_not_used(robot: Robot) -> None:
-    robot.covariance = (0.01, 400.0, 0.01)
-    robot.follow('images', 'sure of its position to 20 m only')
+    robot.covariance = (0.01, 90000.0, 0.01)
+    robot.follow('images', 'sure of its position to 300 m only')
     robot.covariance = (0.01, 0.01, 1e12)  # as robots on wheels say of z
     robot.follow('odometry', matched=True)
 

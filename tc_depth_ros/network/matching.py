@@ -191,7 +191,8 @@ class Matcher(nn.Module):
         Find the one factor of the guess that makes the views fit best over the whole image.
 
         :param present: which of the views are there, (V,); None: all
-        :return: its logarithm, of inverse depth, (B, 1, 1, 1); 0 unless another is clearly better
+        :return: its logarithm, of inverse depth, (B, 1, 1, 1); 0 unless another is clearly better,
+            and the best lies between those tried: a wrong motion fits best at one of the ends
         """
 
         def thinned(x: Tensor) -> Tensor:
@@ -206,7 +207,9 @@ class Matcher(nn.Module):
         # Of tensors: a number read out of one makes the CPU wait for the GPU, and has no ONNX
         step = self.searched[1] - self.searched[0]
         peak = self.searched[0] + step * _peak(fit)
-        return peak[:, None, None, None]
+        best = fit.argmax(dim=1)
+        is_between = (best > 0) & (best < fit.shape[1] - 1)
+        return torch.where(is_between, peak, 0.0)[:, None, None, None]
 
     def _aggregate(
         self, sweeps: Sequence[Sweep], all_facts: Sequence[Tensor], present: Tensor | None

@@ -18,6 +18,7 @@ from tc_depth_ros.network.monodepth import Monodepth
 from tc_depth_ros.network.tc_depth import NEIGHBOURS, EncodedFrame, TCDepth
 
 OutputFrame = Literal['newest', 'centre']
+RATIO_STEP = 4  # every so many rows and columns give the same median
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class StreamedDisparity:
     frames_used: int  # distinct frames that were attended to: 1 = single-frame mode
     match: Match | None = None  # None: not matched with the past
     keyframes_used: int = 0  # matched with
+    # Median of depth before matching over depth after it: back to the single frame's unit
+    guess_ratio: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,9 @@ class DepthStream:
             disparity, match = self._network.match(
                 answer.disparity, features, context, views, target.K
             )
-            answer = StreamedDisparity(disparity, answer.frames_used, match, len(views))
-            inverse_depth = self._inverse_depth(disparity)
+            guess, inverse_depth = inverse_depth, self._inverse_depth(disparity)
+            ratio = float((inverse_depth / guess)[..., ::RATIO_STEP, ::RATIO_STEP].median())
+            answer = StreamedDisparity(disparity, answer.frames_used, match, len(views), ratio)
         self._keyframes.add(pose, features, inverse_depth, target.K)
         return answer
 

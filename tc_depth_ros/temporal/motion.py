@@ -38,6 +38,16 @@ class Motion:
     covariance: Floats
     evidence: Points | None = None  # what the images show of it; None: no image was asked
 
+    def in_units_of(self, length: float) -> Motion:
+        """The same where depth is counted in units of this length."""
+        moved = self.later_T_earlier.copy()
+        moved[:3, 3] /= length
+        unit = np.diag([1 / length] * 3 + [1.0] * 3)
+        evidence = self.evidence
+        if evidence is not None:
+            evidence = evidence._replace(scene=evidence.scene / length)
+        return Motion(moved, np.asarray(unit @ self.covariance @ unit), evidence)
+
 
 class MotionSource(Protocol):
     """Whatever tells the motion between two frames."""

@@ -42,6 +42,8 @@ PANELS = (
     Panel('coarse', 'Coarse loss', 'inverse depth [1/m]'),
     Panel('motion', 'Motion loss', 'inverse depth [1/m]'),
     Panel('pose', 'Pose loss', 'no unit'),
+    Panel('matching', 'Matching loss', 'weighted sum'),
+    Panel('depth', 'Depth loss', '|ln of the ratio|'),
     Panel(
         'auto_mask_share', 'Pixels that the auto mask keeps', 'share', limits('auto_mask_share')
     ),
