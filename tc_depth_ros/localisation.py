@@ -36,7 +36,8 @@ COMPARED = 10  # frames
 LEAST_WAY = 0.05  # of the depth
 MAX_LENGTH_RATIO = 5.0  # of the two ways, longer over shorter
 LEAST_COSINE = 0.3  # of the angle between them
-DISTRUSTED = 30  # frames, after the two did not agree
+SEVERAL = 3  # times that it is wrong before it is wrong throughout
+DISTRUSTED = 30  # frames, from then on
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,9 @@ class Localiser:
         self._last: tuple[str, NDArray[np.float64]] | None = None
         self._ways: deque[_Pair] = deque(maxlen=COMPARED)
         self._distrusted = 0  # frames for which odometry is still not used
-        self._since_jump = COMPARED  # frames
+        self._frames = 0  # so far
+        self._jumps: deque[int] = deque(maxlen=SEVERAL)  # frames at which odometry jumped
+        self._disagreed = 0  # frames in a row
 
     def reset(self) -> None:
         """Forget odometry and images."""
@@ -221,7 +224,7 @@ class Localiser:
         self, stamp_ns: int, motion: Motion | None, factor: float | None
     ) -> tuple[CameraPose | None, str]:
         last, self._last = self._last, None
-        self._since_jump += 1
+        self._frames += 1
         if self._config.odometry == 'none':
             return None, ''
         if factor is None:
@@ -236,18 +239,24 @@ class Localiser:
             later_T_earlier[:3, 3] /= factor
             if not explains(np.asarray(later_T_earlier, np.float64), motion):
                 self.odometry.begin_anew()
-                # Once is a jump; again so soon, and it is wrong throughout
-                self._distrusted = DISTRUSTED if self._since_jump < COMPARED else 0
-                self._since_jump = 0
+                self._jumps.append(self._frames)
                 return None, NOT_EXPLAINED
-        if not self._agree(world_T_camera, motion, factor):
+        agree = self._agree(world_T_camera, motion, factor)
+        self._disagreed = 0 if agree else self._disagreed + 1
+        if self._is_wrong_throughout():
             self.odometry.begin_anew()
-            self._distrusted = DISTRUSTED
+            self._jumps.clear()
+            self._disagreed, self._distrusted = 0, DISTRUSTED
         if self._distrusted > 0:
             self._distrusted -= 1
             return None, NOT_EXPLAINED
         self._last = (track, world_T_camera)
         return CameraPose(world_T_camera, track, 1 / factor), ''
+
+    def _is_wrong_throughout(self) -> bool:
+        """Whether odometry jumped, or went another way than the images, several times lately."""
+        jumped = len(self._jumps) == SEVERAL and self._frames - self._jumps[0] < COMPARED
+        return jumped or self._disagreed >= SEVERAL
 
     def _agree(
         self, world_T_camera: NDArray[np.float64], motion: Motion | None, factor: float
