@@ -38,7 +38,7 @@ VIEW_FACTS = 5  # numbers per cell that say what a view is worth; see _view_fact
 SHARPNESS = 10.0  # of the similarity, before anything is learned: it lies in [-1, 1]
 # The one factor is searched on every second row and column of cells
 SEARCH_STEP = 2
-MAX_SEARCH_FACTOR, SEARCHED = 16.0, 25
+MAX_SEARCH_FACTOR, SEARCHED = 6.0, 17
 # A factor of two must be better by this similarity than the guess as it is, a factor of four by
 # four times as much
 SEARCH_RELUCTANCE = 0.004
