@@ -23,14 +23,12 @@ from tc_depth_ros.temporal.motion import Motion
 
 MotionName = Literal['odometry', 'images', 'none']
 
-# Odometry's translation is tried at these lengths too: the depth that it is checked with may be
-# wrong by a factor
+# The depth that odometry is checked with may be wrong by a factor. So its translation is tried at
+# these lengths too
 LENGTHS = tuple(1.4**power for power in range(-4, 5))
 LEAST_RESIDUAL_PX = 1.0  # less proves nothing
 # Of the residual that a camera standing still leaves, this share at most may be left
 UNEXPLAINED = 0.5
-
-
 # Odometry is also compared with the images over several frames, where the way is long enough:
 COMPARED = 10  # frames
 LEAST_WAY = 0.05  # of the depth
@@ -113,8 +111,8 @@ class OdometryTrack:
         with self._changed:
             self._buffer.add(pose)
             if self._is_late and self._has_come():
-                # One delay must not end the waiting for ever: what need not be waited for longer
-                # than the settings allow is in time
+                # A pose that came within the allowed wait is in time: one delay must not end the
+                # waiting for ever
                 self._is_late = time.monotonic() > self._due_s
             self._changed.notify_all()
 

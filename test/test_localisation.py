@@ -275,3 +275,14 @@ def test_odometry_is_trusted_again_after_a_while() -> None:
         motion = seen(sideways(0.1)) if index else None
         sources.append(ours.locate(stamp(index), motion, factor=1.0).source)
     assert sources[12] == 'images' and sources[-1] == 'odometry'
+
+
+def test_a_motion_in_another_unit_is_the_same_motion() -> None:
+    motion = seen(sideways(0.2))
+    halved = motion.in_units_of(2.0)
+    np.testing.assert_allclose(halved.later_T_earlier[:3, 3], motion.later_T_earlier[:3, 3] / 2)
+    assert motion.evidence is not None and halved.evidence is not None
+    for length in (0.1, 1.0, -1.0):  # what it refutes does not depend on the unit
+        assert halved.evidence.residual_px(sideways(0.1 * length)) == pytest.approx(
+            motion.evidence.residual_px(sideways(0.2 * length)), abs=1e-6
+        )

@@ -311,6 +311,21 @@ def test_a_stream_equals_all_frames_encoded_anew(network: TCDepth) -> None:
         assert views and not torch.allclose(expected, plain, atol=1e-4)
 
 
+def test_the_single_frames_unit_can_be_had_back(network: TCDepth) -> None:
+    stream, images = DepthStream(network), frames(2, 64, 96)
+    with torch.inference_mode():
+        plain = stream_of(network, [None] * 2)[1]
+        first, second = (stream.push(images[:, i], K, pose(0.2 * i)) for i in range(2))
+    assert first is not None and second is not None
+    assert first.guess_ratio == 1 and second.keyframes_used == 1
+    guess, matched = (
+        inverse_depth_from_disparity(x, TINY.min_depth, TINY.max_depth)
+        for x in (plain, second.disparity)
+    )
+    expected = float((matched / guess).median())
+    assert second.guess_ratio == pytest.approx(expected, rel=0.05) and abs(expected - 1) > 0.01
+
+
 def test_a_reset_forgets_the_keyframes(network: TCDepth) -> None:
     stream, images = DepthStream(network), frames(3, 64, 96)
     used = []

@@ -62,7 +62,6 @@ class Match:
 
     log_factor: Tensor  # of depth, to be added to ln of the guess, (B, 1, h, w)
     trust: Tensor  # in [0, 1], 0 = the guess stays, (B, 1, h, w)
-    sharpness: Tensor  # probability of the likeliest hypothesis, in (0, 1], (B, 1, h, w)
 
 
 class Sweep(NamedTuple):
@@ -163,7 +162,7 @@ class Matcher(nn.Module):
         expected = (probability * self.log_ratios[:, None, None]).sum(dim=1, keepdim=True)
         expected = self._spread(expected, hidden)
         trust = self.trust(hidden).float().sigmoid()
-        return Match(-trust * (common + expected), trust, probability.amax(dim=1, keepdim=True))
+        return Match(-trust * (common + expected), trust)
 
     def _spread(self, expected: Tensor, hidden: Tensor) -> Tensor:
         """

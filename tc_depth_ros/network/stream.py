@@ -13,12 +13,11 @@ from tc_depth_ros.geometry.depth import inverse_depth_from_disparity
 from tc_depth_ros.network.attention import Memory
 from tc_depth_ros.network.build import DepthNetwork
 from tc_depth_ros.network.keyframes import KeyframeBuffer
-from tc_depth_ros.network.matching import Match
 from tc_depth_ros.network.monodepth import Monodepth
 from tc_depth_ros.network.tc_depth import NEIGHBOURS, EncodedFrame, TCDepth
 
 OutputFrame = Literal['newest', 'centre']
-RATIO_STEP = 4  # every so many rows and columns give the same median
+RATIO_STEP = 4  # every fourth row and column gives the same median
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,6 @@ class StreamedDisparity:
 
     disparity: Tensor  # (B, 1, H, W) in (0, 1)
     frames_used: int  # distinct frames that were attended to: 1 = single-frame mode
-    match: Match | None = None  # None: not matched with the past
     keyframes_used: int = 0  # matched with
     # Median of depth before matching over depth after it: back to the single frame's unit
     guess_ratio: float = 1.0
@@ -118,12 +116,12 @@ class DepthStream:
         views = self._keyframes.choose(pose, inverse_depth, target.K, matching.views)
         if views:
             context = target.frame.skips[1]
-            disparity, match = self._network.match(
+            disparity, _ = self._network.match(
                 answer.disparity, features, context, views, target.K
             )
             guess, inverse_depth = inverse_depth, self._inverse_depth(disparity)
             ratio = float((inverse_depth / guess)[..., ::RATIO_STEP, ::RATIO_STEP].median())
-            answer = StreamedDisparity(disparity, answer.frames_used, match, len(views), ratio)
+            answer = StreamedDisparity(disparity, answer.frames_used, len(views), ratio)
         self._keyframes.add(pose, features, inverse_depth, target.K)
         return answer
 
