@@ -54,7 +54,9 @@ def test_the_kitchen_at_10_hz(world: Path) -> None:
         accepted = health.count('frames received') - sum(health.dropped.values())
         depths = client.heard['depth/image']
         print(f'{len(stamps)} played, {accepted} accepted, {len(depths)} depths; {health.values}')
-        assert accepted == health.count('frames published') > 0.8 * len(stamps)
+        # How many is for make bench to say: a slow machine passes over frames that are superseded
+        assert accepted == health.count('frames published') > 0
+        assert health.dropped.keys() <= {'superseded'}
         clouds = {stamp_ns(m.header): m for m in client.heard['points']}
         heard = {stamp_ns(m.header): m for m in depths}
         assert len(heard) == len(depths) <= accepted
