@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Condition
 from typing import Literal
 
@@ -167,6 +167,15 @@ class _Pair:
     images_T_camera: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class _Last:
+    """Where the last frame was taken, by odometry."""
+
+    track: str
+    world_T_camera: NDArray[np.float64]
+    is_carried: bool = False  # on by the images, from where odometry was right
+
+
 NOT_EXPLAINED = 'the motion by odometry does not fit the images'
 
 
@@ -178,8 +187,7 @@ class Localiser:
         self.odometry = OdometryTrack(self._config)
         self._images_T_camera = np.eye(4)
         self._begun = 0
-        # Name of the odometry and pose of the last frame: by odometry, or carried on by the images
-        self._last: tuple[str, NDArray[np.float64]] | None = None
+        self._last: _Last | None = None
         self._ways: deque[_Pair] = deque(maxlen=COMPARED)
         self._distrusted = 0  # frames for which odometry is still not used
         self._frames = 0  # so far
@@ -232,12 +240,12 @@ class Localiser:
             self._carry_on(last, motion, factor)
             return None, refusal
         track = self.odometry.name
-        if last is not None and last[0] == track and motion is not None:
-            later_T_earlier = np.linalg.inv(world_T_camera) @ last[1]
+        earlier = last if last is not None and last.track == track else None
+        if earlier is not None and motion is not None:
+            later_T_earlier = np.linalg.inv(world_T_camera) @ earlier.world_T_camera
             later_T_earlier[:3, 3] /= factor
             if not explains(np.asarray(later_T_earlier, np.float64), motion):
-                self.odometry.begin_anew()
-                self._jumps.append(self._frames)
+                self._refuse(earlier, motion, factor)
                 return None, NOT_EXPLAINED
         agree = self._agree(world_T_camera, motion, factor)
         self._disagreed = 0 if agree else self._disagreed + 1
@@ -248,8 +256,19 @@ class Localiser:
         if self._distrusted > 0:
             self._distrusted -= 1
             return None, NOT_EXPLAINED
-        self._last = (track, world_T_camera)
-        return CameraPose(world_T_camera, track, 1 / factor), ''
+        self._last = _Last(track, world_T_camera)
+        pose = CameraPose(world_T_camera, track, 1 / factor)
+        if earlier is None or earlier.is_carried:
+            return pose, ''
+        return replace(pose, last_T_this=pose.past_T_this(earlier.world_T_camera)), ''
+
+    def _refuse(self, last: _Last, motion: Motion, factor: float) -> None:
+        """Pass over one wrong pose; from a second on, odometry has jumped, and begins anew."""
+        self._jumps.append(self._frames)
+        if last.is_carried:
+            self.odometry.begin_anew()
+        else:
+            self._carry_on(last, motion, factor)
 
     def _is_wrong_throughout(self) -> bool:
         """Whether odometry jumped, or went another way than the images, several times lately."""
@@ -281,16 +300,15 @@ class Localiser:
             return False
         return bool(ways[0] @ ways[1] >= LEAST_COSINE * lengths.prod())
 
-    def _carry_on(
-        self, last: tuple[str, NDArray[np.float64]] | None, motion: Motion | None, factor: float
-    ) -> None:
+    def _carry_on(self, last: _Last | None, motion: Motion | None, factor: float) -> None:
         """Move the last pose on by the images: odometry that comes back may start elsewhere."""
         if last is None or motion is None:
             self.odometry.begin_anew()  # nothing can tell whether it does
             return
         later_T_earlier = motion.later_T_earlier.copy()
         later_T_earlier[:3, 3] *= factor
-        self._last = (last[0], np.asarray(last[1] @ np.linalg.inv(later_T_earlier), np.float64))
+        world_T_camera = last.world_T_camera @ np.linalg.inv(later_T_earlier)
+        self._last = _Last(last.track, np.asarray(world_T_camera, np.float64), is_carried=True)
 
 
 def explains(later_T_earlier: NDArray[np.float64], motion: Motion) -> bool:

@@ -9,7 +9,7 @@ Without ROS, so that it can be tested and read without it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -199,7 +199,8 @@ class DepthPipeline:
         # In the single frame's unit: matched depth follows the motion that it is matched by, so a
         # motion in its unit would confirm itself, and a wrong one would never be found out
         own = None if motion is None else motion.in_units_of(1 / self._guess_ratio)
-        return motion, self._localiser.locate(target.frame.stamp_ns, own, factor)
+        location = self._localiser.locate(target.frame.stamp_ns, own, factor)
+        return motion, _with_step(location, motion)
 
     def _begin(self, target: PreparedFrame) -> None:
         """Begin a new window: what was before it is not this camera's, or too long ago."""
@@ -255,6 +256,15 @@ class DepthPipeline:
             return None
         step_s = (view.stamp_ns - earlier_ns) * 1e-9
         return self._chain.add(temporal.motion, step_s, factor)
+
+
+def _with_step(location: Location, motion: Motion | None) -> Location:
+    """Where odometry does not tell the motion since the frame before, the images do."""
+    pose = location.pose
+    if pose is None or pose.last_T_this is not None or motion is None:
+        return location
+    last_T_this = np.asarray(np.linalg.inv(motion.later_T_earlier), np.float64)
+    return replace(location, pose=replace(pose, last_T_this=last_T_this))
 
 
 def _full_size(confidence: NDArray[np.float32] | None, frame: Frame) -> NDArray[np.float32] | None:

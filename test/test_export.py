@@ -66,6 +66,7 @@ STATES = {
     'no attention': [],
     'monodepth': [],
 }
+LAST = ['last_inverse_depth', 'last_frames', 'last_features']  # of networks with matching
 modes = pytest.mark.parametrize('mode', NETWORKS)
 
 
@@ -210,6 +211,8 @@ def test_a_step_matches_with_the_keyframes_that_are_there(count: int) -> None:
     given = features.clone()
     given[:, count:], motions[:, count:] = torch.nan, torch.nan  # is not looked at
     past = [port.zeros() for port in plain.state]
+    last = [port.zeros() for port in step.state[len(past) :]]
+    unknown = torch.full((1, 4, 4), torch.nan)  # is not looked at
     with torch.inference_mode():
         _, expected, *following = plain(image, K, *past)
         encoded = network.encode(image, K)
@@ -219,12 +222,15 @@ def test_a_step_matches_with_the_keyframes_that_are_there(count: int) -> None:
             expected, _ = network.match(unmatched, encoded.matching, encoded.skips[1], views, K)
             assert (expected - unmatched).abs().max() > 0.01
         depth, disparity, own, *state = step(
-            image, K, given, motions, torch.tensor([count]), *past
+            image, K, given, motions, torch.tensor([count]), unknown, *past, *last
         )
     torch.testing.assert_close(disparity, expected, rtol=0, atol=1e-5 if views else 0)
     torch.testing.assert_close(depth, SCALE * depth_from_disparity(disparity, 0.1, 100))
     assert torch.equal(own, encoded.matching)
-    assert all(torch.equal(a, b) for a, b in zip(state, following, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(state, following, strict=False))
+    inverse_depth, seen, features = state[len(following) :]
+    torch.testing.assert_close(inverse_depth, network.inverse_depth(disparity))
+    assert torch.equal(seen, torch.ones_like(seen)) and torch.equal(features, own)
 
 
 @pytest.fixture(scope='module')
@@ -243,14 +249,14 @@ def test_a_matching_graph_says_what_it_takes(matching_export: Export) -> None:
     inputs = {x.name: tuple(x.shape) for x in session.get_inputs()}
     assert list(inputs) == [
         *('image', 'K', 'keyframe_features', 'keyframe_T_target', 'keyframe_count'),
-        *STATES['one block'],
+        *('last_T_target', *STATES['one block'], *LAST),
     ]
     assert inputs['keyframe_features'] == (1, 2, 8, 10, 12)
     assert inputs['keyframe_T_target'] == (1, 2, 4, 4) and inputs['keyframe_count'] == (1,)
     outputs = {x.name: tuple(x.shape) for x in session.get_outputs()}
-    following = [f'next_{name}' for name in STATES['one block']]
+    following = [f'next_{name}' for name in (*STATES['one block'], *LAST)]
     assert list(outputs) == ['depth', 'disparity', 'features', *following]
-    assert outputs['features'] == (1, 8, 10, 12)
+    assert outputs['features'] == inputs['last_features'] == (1, 8, 10, 12)
 
     metadata = session.get_modelmeta().custom_metadata_map
     assert list(json.loads(metadata['state'])) == following  # keyframes are the caller's
@@ -275,15 +281,22 @@ def test_onnxruntime_matches_as_the_stream_does(matching_export: Export) -> None
     names = [x.name for x in session.get_outputs()]
     network = matching_network()
     matched, unmatched = open_stream(network), open_stream(network)
-    images, K = frames(5, *SIZE), camera_matrix(*SIZE)
+    # Faint, so that all of it looks alike and is blended
+    images, K = 0.5 + 0.1 * (frames(5, *SIZE) - 0.5), camera_matrix(*SIZE)
     feed = {port.name: port.zeros().numpy() for port in matching_export.inputs}
     keyframes, counts = KeyframeBuffer(), []
+    before = pose(0.0)
     for index in range(5):
-        here = pose(0.04 * index)  # in the unit of depth
+        here = pose(0.1 * index)  # in the unit of depth
         here.track_T_camera[:3, :3] = [[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]]
+        if index:
+            here = replace(here, last_T_this=here.past_T_this(before.track_T_camera))
+            feed['last_T_target'] = here.last_T_this[None].astype(np.float32)
+        before = here
         feed |= {'image': images[:, index].numpy(), 'K': K.numpy()}
         feed['keyframe_count'] = np.array([0])
-        plain = dict(zip(names, session.run(None, feed), strict=True))
+        alone = feed | {'last_frames': np.zeros_like(feed['last_frames'])}
+        plain = dict(zip(names, session.run(None, alone), strict=True))
         views = keyframes.choose(here, torch.from_numpy(1 / plain['depth']), K, 2)
         for i, view in enumerate(views):
             feed['keyframe_features'][:, i] = view.features
@@ -293,7 +306,7 @@ def test_onnxruntime_matches_as_the_stream_does(matching_export: Export) -> None
         inverse_depth = torch.from_numpy(1 / answer['depth'])
         keyframes.add(here, torch.from_numpy(answer['features']), inverse_depth, K)
         counts.append(len(views))
-        feed |= {name: answer[f'next_{name}'] for name in STATES['one block']}
+        feed |= {name: answer[f'next_{name}'] for name in (*STATES['one block'], *LAST)}
 
         with torch.inference_mode():
             with_pose = matched.push(images[:, index], K, here.in_units_of(SCALE))
@@ -308,6 +321,7 @@ def test_onnxruntime_matches_as_the_stream_does(matching_export: Export) -> None
         np.testing.assert_allclose(answer['depth'], depth, rtol=5e-3)
         assert not views or np.abs(answer['disparity'] - plain['disparity']).max() > 0.01
     assert counts[0] == 0 and counts[-1] == 2
+    assert feed['last_frames'].max() > 1.5  # blended
 
 
 @pytest.mark.parametrize('wrong', ['unit', 'order', 'count'])

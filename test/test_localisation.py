@@ -167,16 +167,31 @@ def test_a_mounting_that_is_not_known_is_said() -> None:
 
 def test_a_jump_of_odometry_begins_a_track_of_its_own() -> None:
     ours = localiser()
-    positions = [0.0, 0.1, 0.2, 7.3, 7.4, 7.5]
-    for index, x in enumerate(positions):
-        ours.odometry.add(odometry(index, x))
-    motions = [None, *[seen(sideways(0.1))] * 5]
-    found = [ours.locate(stamp(i), motion, factor=1.0) for i, motion in enumerate(motions)]
+    found = located(ours, [0.0, 0.1, 0.2, 7.3, 7.4, 7.5, 7.6])
     sources = [location.source for location in found]
-    assert sources == ['odometry'] * 3 + ['images'] + ['odometry'] * 2
+    # The second pose from elsewhere tells that it was no single mistake
+    assert sources == ['odometry'] * 3 + ['images'] * 2 + ['odometry'] * 2
     assert 'does not fit the images' in found[3].refusal
     tracks = [location.pose.track for location in found if location.pose]
-    assert tracks[0] == tracks[2] != tracks[4] == tracks[5]
+    assert tracks[0] == tracks[2] != tracks[5] == tracks[6]
+
+
+def test_a_single_wrong_pose_is_passed_over() -> None:
+    found = located(localiser(), [0.0, 0.1, 0.2, 2.9, 0.4, 0.5])
+    sources = [location.source for location in found]
+    assert sources == ['odometry'] * 3 + ['images'] + ['odometry'] * 2
+    assert len({location.pose.track for location in found if location.source == 'odometry'}) == 1
+
+
+def test_the_motion_since_the_frame_before_is_told_where_odometry_knows_it() -> None:
+    found = located(localiser(), [0.0, 0.1, 2.9, 0.3, 0.4])
+    known = [location.pose.last_T_this is not None for location in found]
+    # Not between two poses of which one was carried on by the images
+    assert known == [False, True, False, False, True]
+    np.testing.assert_allclose(found[1].pose.last_T_this, np.linalg.inv(sideways(0.1)))
+    in_feet = found[1].pose.in_units_of(0.3048)
+    assert in_feet.last_T_this[0, 3] == pytest.approx(0.1 / 0.3048)
+    assert in_feet.past_T_this(found[0].pose.track_T_camera)[0, 3] == pytest.approx(0.1 / 0.3048)
 
 
 def located(ours: Localiser, positions: list[float | None]) -> list[Location]:

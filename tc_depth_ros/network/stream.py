@@ -6,12 +6,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from tc_depth_ros.geometry.camera_pose import CameraPose
-from tc_depth_ros.geometry.depth import inverse_depth_from_disparity
 from tc_depth_ros.network.attention import Memory
 from tc_depth_ros.network.build import DepthNetwork
+from tc_depth_ros.network.fusion import FusedDepth, first_depth, fuse
 from tc_depth_ros.network.keyframes import KeyframeBuffer
 from tc_depth_ros.network.monodepth import Monodepth
 from tc_depth_ros.network.tc_depth import NEIGHBOURS, EncodedFrame, TCDepth
@@ -59,12 +60,14 @@ class DepthStream:
         self._past: deque[_Pushed] = deque(maxlen=NEIGHBOURS)
         self._past_memories: deque[list[Memory]] = deque(maxlen=NEIGHBOURS)
         self._keyframes = KeyframeBuffer()
+        self._last: FusedDepth | None = None
 
     def reset(self) -> None:
         """Forget the past: the next frame is a first frame."""
         self._past.clear()
         self._past_memories.clear()
         self._keyframes.reset()
+        self._last = None
 
     def push(
         self, image: Tensor, K: Tensor, pose: CameraPose | None = None
@@ -108,26 +111,27 @@ class DepthStream:
     def _match(
         self, target: _Pushed, answer: StreamedDisparity, pose: CameraPose | None
     ) -> StreamedDisparity:
-        """Correct an answer by the keyframes, and keep its frame, if it is to be one."""
-        matching, features = self._network.config.matching, target.frame.matching
+        """Correct an answer by the keyframes, and blend it with the frame before."""
+        network, features = self._network, target.frame.matching
+        matching = network.config.matching
         if matching is None or features is None or pose is None:
+            self._last = None
             return answer
-        inverse_depth = self._inverse_depth(answer.disparity)
-        views = self._keyframes.choose(pose, inverse_depth, target.K, matching.views)
+        disparity = answer.disparity
+        guess = network.inverse_depth(disparity)
+        views = self._keyframes.choose(pose, guess, target.K, matching.views)
         if views:
             context = target.frame.skips[1]
-            disparity, _ = self._network.match(
-                answer.disparity, features, context, views, target.K
-            )
-            guess, inverse_depth = inverse_depth, self._inverse_depth(disparity)
-            ratio = float((inverse_depth / guess)[..., ::RATIO_STEP, ::RATIO_STEP].median())
-            answer = StreamedDisparity(disparity, answer.frames_used, len(views), ratio)
-        self._keyframes.add(pose, features, inverse_depth, target.K)
-        return answer
-
-    def _inverse_depth(self, disparity: Tensor) -> Tensor:
-        config = self._network.config
-        return inverse_depth_from_disparity(disparity.float(), config.min_depth, config.max_depth)
+            disparity, _ = network.match(disparity, features, context, views, target.K)
+        depth = first_depth(network.inverse_depth(disparity), features)
+        if self._last is not None and pose.last_T_this is not None:
+            last_T_this = torch.from_numpy(pose.last_T_this).to(target.K)[None]
+            depth = fuse(depth, target.K, self._last, last_T_this)
+            disparity = network.disparity(depth.inverse_depth)
+        self._last = depth
+        self._keyframes.add(pose, features, depth.inverse_depth, target.K)
+        ratio = (depth.inverse_depth / guess)[..., ::RATIO_STEP, ::RATIO_STEP].median()
+        return StreamedDisparity(disparity, answer.frames_used, len(views), float(ratio))
 
 
 class SingleFrameStream:

@@ -141,13 +141,19 @@ class TCDepth(nn.Module):
         :return: disparity (B, 1, H, W), in [0, 1]
         """
         assert self.matcher is not None
-        near, far = 1 / self.config.min_depth, 1 / self.config.max_depth
-        guess = inverse_depth_from_disparity(
-            disparity.float(), self.config.min_depth, self.config.max_depth
-        )
+        guess = self.inverse_depth(disparity)
         match = self.matcher(features, guess, context, views, K, present)
-        corrected = correct(guess, match).clamp(far, near)
-        return (corrected - far) / (near - far), match
+        return self.disparity(correct(guess, match)), match
+
+    def inverse_depth(self, disparity: Tensor) -> Tensor:
+        """Inverse depth of a disparity in [0, 1], float32, of any shape."""
+        config = self.config
+        return inverse_depth_from_disparity(disparity.float(), config.min_depth, config.max_depth)
+
+    def disparity(self, inverse_depth: Tensor) -> Tensor:
+        """Invert :meth:`inverse_depth`; what is out of the network's range is clamped to it."""
+        near, far = 1 / self.config.min_depth, 1 / self.config.max_depth
+        return (inverse_depth.clamp(far, near) - far) / (near - far)
 
     def attend_window(self, frames: Sequence[EncodedFrame], wanted: Sequence[int]) -> list[Tensor]:
         """

@@ -8,13 +8,14 @@ found late on a robot. So no file is left that does not agree over a few frames.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,14 @@ from tc_depth_ros.network.matching import MatchView
 from tc_depth_ros.network.stream import open_stream
 from tc_depth_ros.network.tc_depth import STRIDE
 from tc_depth_training import __version__
-from tc_depth_training.streaming_step import COUNT, KEYFRAME_COUNT, NEXT, Port, StreamingStep
+from tc_depth_training.streaming_step import (
+    COUNT,
+    KEYFRAME_COUNT,
+    LAST_FRAMES,
+    NEXT,
+    Port,
+    StreamingStep,
+)
 from tc_depth_training.synthetic import render_recording
 
 OPSET = 20
@@ -144,7 +152,8 @@ def describe(export: Export) -> str:
         lines += [
             'keyframe_features are features that came out before: keep and choose them as '
             'tc_depth_ros/network/keyframes.py does',
-            f'zero in {KEYFRAME_COUNT}: not matched',
+            f'zero in {KEYFRAME_COUNT}: not matched; zeros in {LAST_FRAMES}: not blended with the '
+            'frame before',
         ]
     if COUNT in names:
         lines.append(f'zeros for past_* begin a stream; then each {NEXT}past_* is the next past_*')
@@ -286,8 +295,17 @@ def _noise(network: DepthNetwork, scale: float, size: tuple[int, int]) -> _Recor
     moved = frame * torch.tensor([step, 0.0, 0.0], dtype=torch.float64)
     turned = (frame * TURN_RAD).expand(FRAMES, 3)
     poses = transform_from_axis_angle(turned, moved).numpy()
-    tracked = [CameraPose(pose, 'noise', unit=scale) for pose in poses]
+    tracked = _tracked(list(poses), 'noise', scale)
     return _Recording.of(network, scale, images, K, tracked)
+
+
+def _tracked(poses: Sequence[NDArray[np.float64]], track: str, unit: float) -> list[CameraPose]:
+    """Poses that tell the motions between them too."""
+    tracked = [CameraPose(poses[0], track, unit)]
+    for before, now in itertools.pairwise(poses):
+        pose = CameraPose(now, track, unit)
+        tracked.append(replace(pose, last_T_this=pose.past_T_this(before)))
+    return tracked
 
 
 def _median_depth(network: DepthNetwork, image: Tensor, K: Tensor) -> float:
@@ -305,7 +323,7 @@ def _room(network: DepthNetwork, scale: float, size: tuple[int, int]) -> _Record
     views = render_recording(FRAMES, *size)
     images = torch.from_numpy(np.stack([view.image for view in views])).permute(0, 3, 1, 2)
     K = torch.from_numpy(views[0].K).float()[None]
-    poses = [CameraPose(view.world_T_camera, 'room') for view in views]
+    poses = _tracked([view.world_T_camera for view in views], 'room', 1.0)
     return _Recording.of(network, scale, images.float() / 255, K, poses)
 
 
@@ -332,10 +350,13 @@ def _streamed(path: Path, step: StreamingStep, recording: _Recording) -> list[Fl
     keyframes, found = KeyframeBuffer(), []
     for image, pose in zip(recording.images.split(1), recording.poses, strict=True):
         frame = {'image': image.numpy(), 'K': recording.K.numpy(), **state}
-        answer = run(frame)
+        # By itself: the depth that keyframes are chosen with
+        answer = run(frame | _without_last(state))
         if step.keyframes:
             most = step.keyframes[0].shape[1]
             views = keyframes.choose(pose, _inverse_depth(answer), recording.K, most)
+            if pose.last_T_this is not None:
+                frame['last_T_target'] = pose.last_T_this[None].astype(np.float32)
             answer = run(frame, views)
             features = torch.from_numpy(answer['features'])
             keyframes.add(pose, features, _inverse_depth(answer), recording.K)
@@ -362,8 +383,16 @@ class _Graph:
         :param frame: image, K and state, by name
         :param views: keyframes to match with
         """
-        answer = self._session.run(None, {**frame, **_keyframe_inputs(self._step, views)})
+        given = {port.name: port.zeros().numpy() for port in self._step.inputs}
+        given.update(frame)
+        given.update(_keyframe_inputs(self._step, views))
+        answer = self._session.run(None, given)
         return dict(zip((port.name for port in self._step.outputs), answer, strict=True))
+
+
+def _without_last(state: Mapping[str, Array]) -> dict[str, Array]:
+    """State that begins the mean of depths anew, where a network takes one."""
+    return {name: np.zeros_like(x) for name, x in state.items() if name == LAST_FRAMES}
 
 
 def _keyframe_inputs(step: StreamingStep, views: Sequence[MatchView]) -> dict[str, Array]:

@@ -22,6 +22,7 @@ from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_ros.network.attention import Memory
 from tc_depth_ros.network.build import DepthNetwork
 from tc_depth_ros.network.config import MatchingConfig
+from tc_depth_ros.network.fusion import FusedDepth, first_depth, fuse
 from tc_depth_ros.network.matching import STRIDE as MATCHING_STRIDE
 from tc_depth_ros.network.matching import MatchView
 from tc_depth_ros.network.monodepth import Monodepth
@@ -29,6 +30,8 @@ from tc_depth_ros.network.tc_depth import NEIGHBOURS, STRIDE, EncodedFrame, TCDe
 
 COUNT = 'past_count'
 KEYFRAME_COUNT = 'keyframe_count'
+LAST_FRAMES = 'last_frames'
+LAST = 3  # states of the last frame's depth
 NEXT = 'next_'  # before the name of a state that comes out
 
 
@@ -199,6 +202,49 @@ class _Keyframes:
         return torch.cat([upper, motions[:, :, 3:]], dim=2)
 
 
+class _Fusion:
+    """What a network with matching keeps of the last frame's depth, to blend it with the next."""
+
+    def __init__(self, network: TCDepth, features: Port, scale: float) -> None:
+        self._network = network
+        self._features = features
+        self._scale = scale
+
+    def motion(self) -> Port:
+        """Describe the motion that goes in."""
+        return Port(
+            'last_T_target',
+            (1, 4, 4),
+            'takes points of this frame to the one before; translation in the unit of depth. Not '
+            'looked at where last_frames is 0, as it must be where the motion is not known',
+        )
+
+    def ports(self, height: int, width: int) -> tuple[Port, ...]:
+        """Describe what is kept of images of height x width."""
+        return (
+            Port(
+                'last_inverse_depth', (1, 1, height, width), 'of the frame before, network units'
+            ),
+            Port(LAST_FRAMES, (1, 1, height, width), 'that its mean is over; 0: begin anew'),
+            replace(self._features, name='last_features', meaning='of the frame before'),
+        )
+
+    def fuse(
+        self, disparity: Tensor, features: Tensor, K: Tensor, motion: Tensor, *last: Tensor
+    ) -> tuple[Tensor, FusedDepth]:
+        """Blend a disparity (1, 1, H, W) with the frame before, as :class:`DepthStream` does."""
+        inverse_depth, frames, _ = last
+        there = frames.flatten().amax(dim=0) > 0
+        # Substituted before they are used: no zero becomes a depth, and no NaN gets through
+        before = FusedDepth(torch.where(there, inverse_depth, 1.0), *last[1:])
+        unmoved = torch.eye(4, dtype=K.dtype)
+        scaled = torch.cat([motion[:, :3, :3], motion[:, :3, 3:] / self._scale], dim=2)
+        motion = torch.where(there, torch.cat([scaled, motion[:, 3:]], dim=1), unmoved)
+        own = first_depth(self._network.inverse_depth(disparity), features)
+        fused = fuse(own, K, before, motion)
+        return torch.where(there, self._network.disparity(fused.inverse_depth), disparity), fused
+
+
 class StreamingStep(nn.Module):
     """
     One frame in, its depth out, and the past in and out; batch 1, output ``newest``.
@@ -220,6 +266,10 @@ class StreamingStep(nn.Module):
         self.size = size
         self._past = _past(network)
         self._keyframes = _keyframes(network, scale)
+        self._fusion = None
+        if self._keyframes is not None:
+            assert isinstance(network, TCDepth)
+            self._fusion = _Fusion(network, self._keyframes.features_port(*size), scale)
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -228,6 +278,7 @@ class StreamingStep(nn.Module):
             Port('image', (1, 3, *self.size), 'RGB in [0, 1], rectified'),
             Port('K', (1, 3, 3), 'intrinsics, pixels of this image'),
             *self.keyframes,
+            *(() if self._fusion is None else (self._fusion.motion(),)),
             *self.state,
         )
 
@@ -239,11 +290,12 @@ class StreamingStep(nn.Module):
     @property
     def state(self) -> tuple[Port, ...]:
         """Those of the inputs that come out for the next call."""
+        fused = () if self._fusion is None else self._fusion.ports(*self.size)
         if self._past is None:
-            return ()
+            return fused
         cells = (side // STRIDE for side in self.size)
         meaning = f'how many past frames are there, 0 to {NEIGHBOURS}; 0 begins anew'
-        return Port(COUNT, (1,), meaning, torch.int64), *self._past.ports(*cells)
+        return Port(COUNT, (1,), meaning, torch.int64), *self._past.ports(*cells), *fused
 
     @property
     def outputs(self) -> tuple[Port, ...]:
@@ -271,18 +323,23 @@ class StreamingStep(nn.Module):
         if isinstance(self.network, Monodepth):
             (disparity,) = self.network.predict(image, scales=(0,))
             return self._depth(disparity), disparity
-        keyframes, state = rest[: len(self.keyframes)], rest[len(self.keyframes) :]
+        known = len(self.inputs) - 2 - len(self.state)  # of the camera's motion
+        motions, state = rest[:known], list(rest[known:])
+        last = state[-LAST:] if self._fusion is not None else []
         frame = self.network.encode(image, K)
         if self._past is None:
             features, _ = self.network.attend_causal(frame, [])
             following: tuple[Tensor, ...] = ()
         else:
-            features, following = self._attend(self._past, frame, K, *state)
+            kept = state[: len(state) - len(last)]
+            features, following = self._attend(self._past, frame, K, *kept)
         (disparity,) = self.network.decoder(features, frame.skips, scales=(0,))
-        if self._keyframes is not None:
-            disparity = self._keyframes.match(disparity, frame, K, *keyframes)
-        own = () if frame.matching is None else (frame.matching,)
-        return self._depth(disparity), disparity, *own, *following
+        if self._keyframes is None or self._fusion is None:
+            return self._depth(disparity), disparity, *following
+        assert frame.matching is not None
+        disparity = self._keyframes.match(disparity, frame, K, *motions[:-1])
+        disparity, fused = self._fusion.fuse(disparity, frame.matching, K, motions[-1], *last)
+        return self._depth(disparity), disparity, frame.matching, *following, *fused
 
     def _attend(
         self, kept: _Past, frame: EncodedFrame, K: Tensor, count: Tensor, *past: Tensor
