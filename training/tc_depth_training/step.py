@@ -15,7 +15,7 @@ from tc_depth_ros.network.output import DepthOutput
 from tc_depth_ros.network.pose import PoseNet
 from tc_depth_ros.network.tc_depth import TCDepth
 from tc_depth_training.data.windows import Batch
-from tc_depth_training.losses.matching import Matched, disturbed
+from tc_depth_training.losses.matching import Matched, disturbed, inexact
 from tc_depth_training.losses.objective import Objective, ObjectiveConfig, objective
 from tc_depth_training.losses.pose import pose_loss
 from tc_depth_training.losses.rebuilding import SourceView
@@ -188,9 +188,12 @@ class TrainingModel(nn.Module):
             return None
         known = batch.posed if self.pose == 'odometry' else torch.ones_like(batch.posed)
         known = known & (not single_frame)
-        share = self._objective_config.wrong_motion_share if self.training else 0.0
         motions = [source.source_T_target.detach() for source in sources]
-        shown, right = disturbed(motions, share, known)
+        shown, right = motions, known
+        if self.training:
+            config = self._objective_config
+            shown = inexact(motions, config.inexact_motion_share)
+            shown, right = disturbed(shown, config.wrong_motion_share, known)
         others = [source.index for source in sources]
         corrected, match = self._match_frame(
             output, target, dict(zip(others, shown, strict=True)), K

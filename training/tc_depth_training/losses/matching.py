@@ -29,6 +29,9 @@ from tc_depth_training.losses.smoothness import smoothness_loss
 
 WRONG_KINDS = 3  # see disturbed
 WRONG_TURN = 0.05  # rad, standard deviation of a wrong rotation about each axis
+# An inexact motion is turned by up to this about each axis, and shifted by up to this share of
+# its length
+INEXACT_TURN, INEXACT_SHIFT = 0.015, 0.15
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,20 @@ def disturbed(
         chosen = choices[kind, torch.arange(count, device=device)]
         replaced.append(torch.where(wrong[:, None, None], chosen, motion))
     return replaced, ~wrong & known
+
+
+def inexact(motions: Sequence[Tensor], share: float) -> list[Tensor]:
+    """
+    Make the motions of some windows inexact, as a mounting or a K that is a little off does.
+
+    The answer is still to be the right depth: what does not fit exactly is to be trusted less.
+
+    :param motions: per source, ``source_T_target`` (B, 4, 4)
+    :param share: of the windows
+    """
+    count, device = len(motions[0]), motions[0].device
+    size = torch.rand(count, device=device) * (torch.rand(count, device=device) < share)
+    return [_changed(motion, INEXACT_TURN * size, INEXACT_SHIFT * size) for motion in motions]
 
 
 def matching_loss(
@@ -126,6 +143,20 @@ def depth_loss(depth: Tensor, truth: Tensor) -> Tensor:
 def _noise(motion: Tensor) -> Tensor:
     """Turn and shift at random; the shift is as long as the motion's."""
     turn = WRONG_TURN * torch.randn(len(motion), 3, device=motion.device)
+    return transform_from_rotation(rotation_from_axis_angle(turn), _shift_as_long_as(motion))
+
+
+def _changed(motion: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
+    """Turn by some rad about each axis, and shift by a share of the motion's length, each (B,)."""
+    axes = turn[:, None] * torch.randn(len(motion), 3, device=motion.device)
+    change = transform_from_rotation(
+        rotation_from_axis_angle(axes), shift[:, None] * _shift_as_long_as(motion)
+    )
+    changed: Tensor = change @ motion
+    return changed
+
+
+def _shift_as_long_as(motion: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(motion[:, :3, 3], dim=-1, keepdim=True)
-    direction = F.normalize(torch.randn(len(motion), 3, device=motion.device), dim=-1)
-    return transform_from_rotation(rotation_from_axis_angle(turn), length * direction)
+    shift: Tensor = length * F.normalize(torch.randn_like(motion[:, :3, 3]), dim=-1)
+    return shift
