@@ -7,6 +7,7 @@ been seen to let the scale of depth wander on another.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from tc_depth_ros.frames.preprocessing import NetworkInput, resize_image
+from tc_depth_ros.geometry.camera_pose import CameraPose
 from tc_depth_ros.geometry.depth import depth_from_disparity
 from tc_depth_ros.network.build import DepthNetwork
 from tc_depth_ros.network.checkpoint import WeightsInfo
@@ -53,7 +55,8 @@ def choose_precision(
     tried = _first_choice(device) if wanted == 'auto' else wanted
     if tried == 'float32':
         return Precision('float32')
-    exact, reduced = (_check_depth(network, info, device, DTYPES[p]) for p in ('float32', tried))
+    frames = _check_frames(network, info, device)
+    exact, reduced = (_check_depth(network, info, frames, DTYPES[p]) for p in ('float32', tried))
     difference = np.abs(reduced / exact - 1)
     ranked = np.sort(np.nan_to_num(difference, nan=np.inf), axis=None)
     worst = float(ranked[round(0.99 * (ranked.size - 1))])
@@ -73,29 +76,50 @@ def _first_choice(device: torch.device) -> str:
     return 'float16' if device.type == 'cuda' else 'float32'
 
 
+@dataclass(frozen=True)
+class _CheckFrame:
+    """The stored image, moved sideways as a camera before a wall would show it."""
+
+    shown: NetworkInput
+    pose: CameraPose | None  # with which networks that match do so
+
+
 def _check_depth(
-    network: DepthNetwork, info: WeightsInfo, device: torch.device, dtype: torch.dtype
+    network: DepthNetwork, info: WeightsInfo, frames: Sequence[_CheckFrame], dtype: torch.dtype
 ) -> NDArray[np.float64]:
-    """Depth of the stored frame, streamed, in network units, (h, w)."""
+    """Depth of the last of the frames, streamed, in network units, (h, w)."""
     stream = open_stream(network)
-    for frame in _check_frames((info.input_height, info.input_width), device):
-        with torch.inference_mode(), torch.autocast(device.type, dtype, dtype != torch.float32):
-            answer = stream.push(*frame)
+    for frame in frames:
+        device = frame.shown.image.device.type
+        with torch.inference_mode(), torch.autocast(device, dtype, dtype != torch.float32):
+            answer = stream.push(*frame.shown, frame.pose)
     assert answer is not None  # the stream answers for the newest frame
     disparity = answer.disparity[0, 0].double().cpu()
     depth = depth_from_disparity(disparity, info.network.min_depth, info.network.max_depth)
     return np.asarray(depth)
 
 
-def _check_frames(size: tuple[int, int], device: torch.device) -> list[NetworkInput]:
+def _check_frames(
+    network: DepthNetwork, info: WeightsInfo, device: torch.device
+) -> list[_CheckFrame]:
     bgr = cv2.imread(str(CHECK_IMAGE))
     if bgr is None:
         raise ValueError(f'{CHECK_IMAGE} is missing: install the package again')
-    height, width = size
+    height, width = size = (info.input_height, info.input_width)
     K = torch.tensor([[[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]]], device=device)
-    frames = []
+    images = []
     for index in range(FRAMES):
         moved = np.roll(bgr[..., ::-1], index * STEP_PX, axis=1)
         pixels = torch.from_numpy(resize_image(np.ascontiguousarray(moved), size)).to(device)
-        frames.append(NetworkInput(pixels.permute(2, 0, 1)[None].float() / 255, K))
+        images.append(NetworkInput(pixels.permute(2, 0, 1)[None].float() / 255, K))
+    unmatched = [_CheckFrame(image, None) for image in images]
+    # As far as the network has the wall
+    depth = float(np.median(_check_depth(network, info, unmatched, torch.float32)))
+    step = np.eye(4)
+    step[0, 3] = -depth * STEP_PX / bgr.shape[1]
+    pose = CameraPose(np.eye(4), 'self check')
+    frames = [_CheckFrame(images[0], pose)]
+    for image in images[1:]:
+        pose = CameraPose(pose.track_T_camera @ step, pose.track, last_T_this=step)
+        frames.append(_CheckFrame(image, pose))
     return frames

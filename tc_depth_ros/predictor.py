@@ -218,7 +218,7 @@ class DepthPredictor:
             answer.keyframes_used,
             answer.guess_ratio,
             target.continuity,
-            self._view(target, disparity),
+            self._view(target, disparity, answer.deviation),
         )
 
     def _forget(self) -> None:
@@ -257,10 +257,10 @@ class DepthPredictor:
                 'goes on, try precision float32 or other weights',
             )
 
-    def _view(self, target: PreparedFrame, disparity: Tensor) -> View:
+    def _view(self, target: PreparedFrame, disparity: Tensor, deviation: Tensor | None) -> View:
         network = self.info.network
         depth = depth_from_disparity(disparity, network.min_depth, network.max_depth)
-        return View(*target.shown, depth * self.info.scale, target.frame.stamp_ns)
+        return View(*target.shown, depth * self.info.scale, target.frame.stamp_ns, deviation)
 
     def _depth(
         self, disparity: NDArray[np.float32], target: Frame, factor: float

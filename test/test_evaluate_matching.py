@@ -106,13 +106,16 @@ def test_predict_writes_what_evaluate_scores(bags, weights, tmp_path) -> None:
 
 def test_the_table_of_harm_has_a_row_for_every_motion(bags, weights) -> None:
     rows = harm(bags['room'], load_weights(weights['matching']), Stretch())
-    assert [row.name for row in rows] == ['single frame', 'withheld', *MOTIONS]
+    standing = 'the camera stops half-way'
+    assert [row.name for row in rows] == ['single frame', 'withheld', *MOTIONS, standing]
     by_name = {row.name: row for row in rows}
     assert by_name['withheld'].matched == f'none {FRAMES}'
     assert 'odometry' in by_name['as recorded'].matched
     # What says that nothing moves has no parallax, and leaves depth to the images
     assert by_name['standing still'].matched.startswith('none')
     assert '| every step reversed |' in table(rows)
+    # Its frames are others, and so is what single frames reach on them
+    assert by_name[standing].alone != by_name['withheld'].alone == rows[0].errors.overall.abs_rel
 
 
 def test_motions_are_wrong_in_the_way_that_they_are_called() -> None:

@@ -33,7 +33,7 @@ from tc_depth_ros.network.matching import (
 )
 from tc_depth_ros.network.stream import DepthStream
 from tc_depth_ros.network.tc_depth import TCDepth
-from tc_depth_training.losses.matching import depth_loss, disturbed
+from tc_depth_training.losses.matching import depth_loss, disturbed, inexact
 
 MATCHING = MatchingConfig(channels=8, hypotheses=16, hidden=8)
 TINY_MATCHING = replace(TINY, matching=MATCHING)
@@ -371,6 +371,23 @@ def test_an_unknown_motion_counts_as_wrong() -> None:
     known = torch.tensor([True, False])
     _, right = disturbed([moved(x=0.1).expand(2, 4, 4)], 0.0, known)
     assert right.tolist() == [True, False]
+
+
+def test_motions_are_inexact_in_the_share_asked_for_and_by_little() -> None:
+    torch.manual_seed(0)
+    motions = [moved(x=0.1).expand(4000, 4, 4)]
+    (off,) = inexact(motions, 0.5)
+    changed = (off != motions[0]).flatten(1).any(dim=1)
+    assert float(changed.float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert float((off - motions[0])[:, :3, 3].norm(dim=1).max()) < 0.03
+    trace = off[:, :3, :3].diagonal(dim1=1, dim2=2).sum(dim=1)
+    turned = ((trace[changed] - 1) / 2).clamp(max=1).acos()
+    assert 0.003 < float(turned.mean()) < 0.03
+    rotations = off[:, :3, :3]
+    identity = torch.eye(3).expand_as(rotations)
+    torch.testing.assert_close(rotations @ rotations.mT, identity, atol=1e-5, rtol=0)
+    (same,) = inexact(motions, 0.0)
+    assert torch.equal(same, motions[0])
 
 
 def test_the_depth_loss_is_the_logarithm_where_the_truth_is_known() -> None:

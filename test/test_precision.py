@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_matching import TINY_MATCHING
 from test_network import TINY, lively
 
 from tc_depth_ros import precision
 from tc_depth_ros.network.checkpoint import Weights, WeightsInfo
+from tc_depth_ros.network.matching import Match
 from tc_depth_ros.precision import choose_precision
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS, DepthPredictor
 
@@ -65,10 +67,36 @@ def test_auto_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'float32 is used' in chosen.note and 'bfloat16' in chosen.note
 
 
+@pytest.mark.parametrize('breaks', [False, True])
+def test_the_check_matches_where_the_weights_do(
+    monkeypatch: pytest.MonkeyPatch, breaks: bool
+) -> None:
+    network = lively(TINY_MATCHING)
+    info = WeightsInfo(TINY_MATCHING, 96, 128, metric=True)
+
+    calls = 0
+
+    def match(disparity: torch.Tensor, features: torch.Tensor, *_: object) -> object:
+        nonlocal calls
+        calls += 1
+        nothing = torch.zeros_like(features[:, :1])
+        is_second_run = calls == 2  # the last of the frames is matched in each
+        found = 1 - disparity if breaks and is_second_run else disparity
+        return found, Match(nothing, nothing, nothing)
+
+    monkeypatch.setattr(network, 'match', match)
+    # Weights drawn at random are too rough for a true bfloat16
+    monkeypatch.setitem(precision.DTYPES, 'bfloat16', torch.float32)
+    monkeypatch.setattr(precision, '_first_choice', lambda _: 'bfloat16')
+    chosen = choose_precision(network, info, CPU, 'auto')
+    assert calls == 2
+    assert chosen.name == ('float32' if breaks else 'bfloat16'), chosen.note
+
+
 def test_numbers_that_overflow_fail_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = np.ones((4, 4))
     broken = np.where(np.eye(4) > 0, np.nan, exact)
-    answers = iter([exact, broken])
+    answers = iter([exact, exact, broken])
     monkeypatch.setattr(precision, '_check_depth', lambda *_: next(answers))
     with pytest.raises(ValueError, match='inf %'):
         choose_precision(NETWORK, INFO, CPU, 'float16')

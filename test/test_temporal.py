@@ -424,6 +424,18 @@ def test_a_common_factor_is_not_the_business_of_confidence(rooms, views) -> None
     assert np.abs(changed - confidence_of(rooms[0], views[:6])).mean() < 0.02
 
 
+def test_a_sharp_match_is_trusted_more_than_a_blunt_one(rooms, views) -> None:
+    deviation = torch.full_like(views[5].depth[..., ::4, ::4], 0.05)
+    deviation[..., deviation.shape[-1] // 2 :] = 0.5
+    matched = [*views[:5], replace(views[5], deviation=deviation)]
+    certain = confidence_of(rooms[0], matched)
+    half = certain.shape[1] // 2
+    blunt = [*views[:5], replace(views[5], deviation=torch.full_like(deviation, 0.5))]
+    worse = confidence_of(rooms[0], blunt)
+    assert certain[:, : half - 4].mean() > worse[:, : half - 4].mean() + 0.02
+    np.testing.assert_allclose(certain[:, half + 4 :], worse[:, half + 4 :], atol=1e-6)
+
+
 def test_what_is_no_number_is_not_trusted(rooms, views) -> None:
     depth = views[5].depth.clone()
     depth[..., 20:40, 20:40] = torch.nan

@@ -62,6 +62,8 @@ class Match:
 
     log_factor: Tensor  # of depth, to be added to ln of the guess, (B, 1, h, w)
     trust: Tensor  # in [0, 1], 0 = the guess stays, (B, 1, h, w)
+    # Standard deviation of ln depth by the hypotheses' probabilities: small = a sharp match
+    deviation: Tensor  # (B, 1, h, w)
 
 
 class Sweep(NamedTuple):
@@ -159,10 +161,11 @@ class Matcher(nn.Module):
         seen = torch.cat([volume, facts, relief, common.expand_as(relief), context], dim=1)
         hidden = self.regularise(seen)
         probability = (self.sharpness * volume + self.logits(hidden)).float().softmax(dim=1)
-        expected = (probability * self.log_ratios[:, None, None]).sum(dim=1, keepdim=True)
-        expected = self._spread(expected, hidden)
+        ratios = self.log_ratios[:, None, None]
+        expected = (probability * ratios).sum(dim=1, keepdim=True)
+        deviation = (probability * (ratios - expected) ** 2).sum(dim=1, keepdim=True).sqrt()
         trust = self.trust(hidden).float().sigmoid()
-        return Match(-trust * (common + expected), trust)
+        return Match(-trust * (common + self._spread(expected, hidden)), trust, deviation)
 
     def _spread(self, expected: Tensor, hidden: Tensor) -> Tensor:
         """

@@ -30,6 +30,8 @@ class StreamedDisparity:
     keyframes_used: int = 0  # matched with
     # Median of depth before matching over depth after it: back to the single frame's unit
     guess_ratio: float = 1.0
+    # How uncertain the match is, as Match.deviation, (B, 1, H/4, W/4); None: not matched
+    deviation: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,11 @@ class DepthStream:
         disparity = answer.disparity
         guess = network.inverse_depth(disparity)
         views = self._keyframes.choose(pose, guess, target.K, matching.views)
+        deviation = None
         if views:
             context = target.frame.skips[1]
-            disparity, _ = network.match(disparity, features, context, views, target.K)
+            disparity, match = network.match(disparity, features, context, views, target.K)
+            deviation = match.deviation
         depth = first_depth(network.inverse_depth(disparity), features)
         if self._last is not None and pose.last_T_this is not None:
             last_T_this = torch.from_numpy(pose.last_T_this).to(target.K)[None]
@@ -131,7 +135,9 @@ class DepthStream:
         self._last = depth
         self._keyframes.add(pose, features, depth.inverse_depth, target.K)
         ratio = (depth.inverse_depth / guess)[..., ::RATIO_STEP, ::RATIO_STEP].median()
-        return StreamedDisparity(disparity, answer.frames_used, len(views), float(ratio))
+        return StreamedDisparity(
+            disparity, answer.frames_used, len(views), float(ratio), deviation
+        )
 
 
 class SingleFrameStream:

@@ -3,12 +3,13 @@ How far each depth can be trusted: a probability, from edges and from agreement 
 
 Confidence is the probability that the depth is within 25 % of the truth, given that the image's
 median depth is right. (A common factor is the business of Consistency and of the scale.) It is a
-logistic regression on two cues:
+logistic regression on these cues:
 
 - *relief*, ``ln(max / min)`` of depth over 7 x 7 pixels: at edges a pixel's depth belongs to
   one surface or the other, or flies between;
 - *disagreement*, the mean of ``|ln(carried / seen)|`` over the past views that have the point
-  in view, each view's median taken out.
+  in view, each view's median taken out;
+- *deviation*, of a matched frame: how far apart the depths are that its match finds likely.
 
 Where a point is out of all past views, or lies well behind what they see (it was hidden), there
 is no evidence: relief decides alone, as it does for a first frame.
@@ -39,6 +40,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,7 +51,7 @@ Map = NDArray[np.float32]
 
 RELIEF_PX = 7
 # Added before the logarithm: differences below are noise
-RELIEF_FLOOR, DISAGREEMENT_FLOOR = 0.02, 0.02
+RELIEF_FLOOR, DISAGREEMENT_FLOOR, DEVIATION_FLOOR = 0.02, 0.02, 0.02
 MAX_DISAGREEMENT = 1.0  # of one view; a point far off is as wrong as it can be
 HIDDEN = 0.2  # ln of carried over seen, beyond which the point was hidden from the past view
 
@@ -67,14 +69,19 @@ class Logistic(NamedTuple):
     offset: float
     relief: float
     disagreement: float = 0.0
+    deviation: float = 0.0
 
-    def __call__(self, relief: Map, disagreement: Map | float = 0.0) -> Map:
+    def __call__(
+        self, relief: Map, disagreement: Map | float = 0.0, deviation: Map | float = 0.0
+    ) -> Map:
         score = self.offset + self.relief * relief + self.disagreement * disagreement
+        score = score + self.deviation * deviation
         return np.asarray(1 / (1 + np.exp(-score)), dtype=np.float32)
 
 
 BY_RELIEF = Logistic(-1.18, -0.94)
 BY_BOTH = Logistic(-3.98, -0.83, -0.96)
+MATCHED = Logistic(-1.94, -0.06, -0.62, -0.25)
 
 
 def confidence(newest: View, past: Sequence[PastView]) -> Map:
@@ -87,7 +94,10 @@ def confidence(newest: View, past: Sequence[PastView]) -> Map:
     certain = BY_RELIEF(relief)
     if past:
         cue, known = disagreement_cue(newest, past)
-        certain = np.where(known, BY_BOTH(relief, cue), certain)
+        by_past = BY_BOTH(relief, cue)
+        if newest.deviation is not None:
+            by_past = MATCHED(relief, cue, deviation_cue(newest.deviation, newest.size))
+        certain = np.where(known, by_past, certain)
     # What is no number deserves no trust
     certain[~np.isfinite(certain) | ~newest.depth[0, 0].isfinite().cpu().numpy()] = 0
     return certain
@@ -100,6 +110,12 @@ def relief_cue(depth: Tensor) -> Map:
     with np.errstate(invalid='ignore'):  # NaN stays NaN
         ratio = cv2.dilate(z, around) / cv2.erode(z, around)
         return np.asarray(np.log(np.log(ratio) + RELIEF_FLOOR))
+
+
+def deviation_cue(deviation: Tensor, size: tuple[int, int]) -> Map:
+    """Logarithm of how uncertain a match (1, 1, h / 4, w / 4) is, (h, w)."""
+    full = F.interpolate(deviation.float(), size=size, mode='bilinear', align_corners=False)
+    return (full + DEVIATION_FLOOR).log()[0, 0].cpu().numpy()
 
 
 def disagreement_cue(newest: View, past: Sequence[PastView]) -> tuple[Map, NDArray[np.bool_]]:

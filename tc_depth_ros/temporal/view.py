@@ -28,6 +28,8 @@ class View:
     K: Tensor  # (1, 3, 3), in pixels of h x w
     depth: Tensor  # (1, 1, h, w), z > 0, in the unit of the prediction's depth
     stamp_ns: int
+    # Of the match, as network.matching.Match has it, on a coarser grid; None: it is not matched
+    deviation: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from tc_depth_training.evaluation.sequence import FrameSequence, Topics, read_se
 Poses = NDArray[np.float64]  # world_T_camera, (N, 4, 4)
 
 NOISE_DEG = 3.0  # of each step, about each axis
+NOISE_LEVELS = 2.0  # of 255, of a camera that stands
 NOT_FOLLOWED = TemporalErrors(None, None, None, None, None)
 
 
@@ -87,6 +88,7 @@ class Row:
     """What one motion leads to."""
 
     name: str
+    alone: float  # Abs Rel of the single frames, all scaled by one factor
     errors: ScaledErrors
     matched: str  # frames by the motion that they were matched by
 
@@ -103,38 +105,68 @@ def harm(bag: Path, weights: Weights, stretch: Stretch) -> list[Row]:
         if sequence.truth is None or sequence.world_T_camera is None:
             raise BagError(f'{bag} needs measured depth and odometry: give a bag with both')
         keep_range(sequence.truth, sequence.truth_topic, DepthRange())
-        poses = sequence.world_T_camera
-        file = scratch / 'depth'
-        rows = [
-            _row('single frame', sequence, predict(sequence, weights, file, alone=True)),
-            _row('withheld', sequence, predict(sequence, weights, file, by_motion=False)),
+        return [
+            *_wrong_motions(sequence, weights, scratch),
+            *_standing(sequence, weights, scratch),
         ]
-        for name, change in MOTIONS.items():
-            predicted = predict(sequence, weights, file, poses=change(poses))
-            rows.append(_row(name, sequence, predicted))
-        return rows
+
+
+def _wrong_motions(sequence: FrameSequence, weights: Weights, scratch: Path) -> list[Row]:
+    """Frames as they are, with every motion."""
+    poses, file = sequence.world_T_camera, scratch / 'depth'
+    assert poses is not None
+    alone = _errors(sequence, predict(sequence, weights, file, alone=True))
+    rows = [Row('single frame', alone.overall.abs_rel, alone, f'none {len(poses)}')]
+    withheld = predict(sequence, weights, file, by_motion=False)
+    rows.append(_row('withheld', alone, sequence, withheld))
+    for name, change in MOTIONS.items():
+        predicted = predict(sequence, weights, file, poses=change(poses))
+        rows.append(_row(name, alone, sequence, predicted))
+    return rows
+
+
+def _standing(sequence: FrameSequence, weights: Weights, scratch: Path) -> list[Row]:
+    """A camera that drives the first half of the way, and then stands; right motions."""
+    stopped = _stopped(sequence)
+    alone = _errors(stopped, predict(stopped, weights, scratch / 'depth', alone=True))
+    predicted = predict(stopped, weights, scratch / 'depth')
+    return [_row('the camera stops half-way', alone, stopped, predicted)]
+
+
+def _stopped(sequence: FrameSequence) -> FrameSequence:
+    """The second half of the frames as the middle one shows the scene, each with its own noise."""
+    count = len(sequence.images)
+    shown = np.minimum(np.arange(count), count // 2)
+    truth, poses = sequence.truth, sequence.world_T_camera
+    assert truth is not None and poses is not None
+    noise = np.random.default_rng(0).normal(0, NOISE_LEVELS, sequence.images.shape)
+    images = np.clip(np.rint(sequence.images[shown] + noise), 0, 255).astype(np.uint8)
+    return replace(sequence, images=images, truth=truth[shown], world_T_camera=poses[shown])
 
 
 def table(rows: Sequence[Row]) -> str:
     """Lay out the errors in Markdown, beside those of single frames."""
-    alone = rows[0].errors.overall.abs_rel
     lines = ['| motion | Abs Rel, one factor | times single frame | not scaled | matched by |']
     lines.append('|---|---|---|---|---|')
     for row in rows:
         overall, unscaled = row.errors.overall.abs_rel, row.errors.none.abs_rel
         lines.append(
-            f'| {row.name} | {overall:.4f} | {overall / alone:.2f} | {unscaled:.4f} '
+            f'| {row.name} | {overall:.4f} | {overall / row.alone:.2f} | {unscaled:.4f} '
             f'| {row.matched} |'
         )
     return '\n'.join(lines)
 
 
-def _row(name: str, sequence: FrameSequence, predicted: Predicted) -> Row:
+def _row(name: str, alone: ScaledErrors, sequence: FrameSequence, predicted: Predicted) -> Row:
+    matched = ', '.join(f'{source} {count}' for source, count in predicted.motions.items())
+    return Row(name, alone.overall.abs_rel, _errors(sequence, predicted), matched)
+
+
+def _errors(sequence: FrameSequence, predicted: Predicted) -> ScaledErrors:
     scales = find_scales(sequence, predicted.depths)
     scores = score_depths(sequence, predicted.depths, scales, NOT_FOLLOWED, DepthRange())
     assert scores.depth is not None
-    matched = ', '.join(f'{source} {count}' for source, count in predicted.motions.items())
-    return Row(name, scores.depth, matched)
+    return scores.depth
 
 
 def _steps(poses: Poses) -> list[Poses]:
