@@ -87,7 +87,9 @@ def matching() -> dict[str, float]:
             index = next(turn)
             pose = np.eye(4)
             pose[0, 3] = 0.005 * index  # untrained, it answers 0.2 m
-            answer = stream.push(shown[index], K, CameraPose(pose, 'odometry'))
+            step = np.eye(4)
+            step[0, 3] = 0.005
+            answer = stream.push(shown[index], K, CameraPose(pose, 'odometry', 1.0, step))
             assert answer is not None
             return answer.keyframes_used
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
+from tc_depth_training.clutter.crossing import DEPTH_SHARE, HEIGHT_SHARE, Crossing
 from tc_depth_training.clutter.motions import MOTION_KINDS, MotionKind, draw_path
 from tc_depth_training.clutter.places import (
     PLACE_KINDS,
@@ -31,7 +32,7 @@ from tc_depth_training.clutter.surfaces import (
     render_depth,
     render_view,
 )
-from tc_depth_training.clutter.take import Take, draw_take
+from tc_depth_training.clutter.take import Sensor, Take, draw_take, with_crossing
 from tc_depth_training.clutter.textures import TEXELS, draw_textures
 from tc_depth_training.data.bag import Bag, BagError
 from tc_depth_training.data.stretch import parse_bag
@@ -332,6 +333,208 @@ def test_the_sensor_changes_every_frame_a_little() -> None:
     assert np.abs(differences).mean() < 20.0
 
 
+CROSSED = [
+    *((place, 'handheld') for place in PLACE_KINDS),
+    *(('room', motion) for motion in MOTION_KINDS if motion != 'handheld'),
+]
+crossed_takes = pytest.mark.parametrize(('place', 'motion'), CROSSED)
+
+
+@cache
+def draw_crossed(place: PlaceKind, motion: MotionKind) -> Take:
+    take = draw_take(place, motion, 16, (HEIGHT, WIDTH), [], np.random.default_rng(5))
+    return with_crossing(take, np.random.default_rng(6))
+
+
+@cache
+def crossed_depths(
+    place: PlaceKind, motion: MotionKind
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Depths (N, H, W) in m as they are recorded, and those of the place alone."""
+    take = draw_crossed(place, motion)
+    recorded = [view.depth for view in take.views()]
+    alone = [render_depth(take.scene, take.K, pose, HEIGHT, WIDTH) for pose in take.world_T_camera]
+    return np.stack(recorded), np.stack(alone)
+
+
+def half_of(crossing: Crossing) -> NDArray[np.float64]:
+    """Half sizes (3,) in m of an object, along its own axes."""
+    corners = np.array([[0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    half: NDArray[np.float64] = np.max([f.plane @ corners for f in crossing.faces], (0, 2))
+    return half
+
+
+@crossed_takes
+def test_an_object_comes_from_one_side_and_leaves_on_the_other(
+    place: PlaceKind, motion: MotionKind
+) -> None:
+    recorded, alone = crossed_depths(place, motion)
+    moved = recorded != alone
+    seen = moved.any((1, 2))
+    assert 3 <= seen.sum() < len(seen)
+    columns = [np.flatnonzero(mask.any(0)).mean() / WIDTH for mask in moved[seen]]
+    low, high = sorted((columns[0], columns[-1]))
+    assert low < 0.35
+    assert high > 0.65
+
+
+@crossed_takes
+def test_where_an_object_is_seen_depth_is_that_of_its_box_and_nearer_than_the_place(
+    place: PlaceKind, motion: MotionKind
+) -> None:
+    take = draw_crossed(place, motion)
+    assert take.crossing is not None
+    half = half_of(take.crossing)
+    recorded, alone = crossed_depths(place, motion)
+    assert (recorded <= alone).all()
+    for step, world_T_object in enumerate(take.crossing.world_T_object):
+        frame = take.crossing.first + step
+        rows, columns = np.nonzero(recorded[frame] < alone[frame])
+        rays = np.stack([columns, rows, np.ones_like(rows)]) * recorded[frame, rows, columns]
+        points = np.eye(4)[:, [3] * len(rows)]
+        points[:3] = np.linalg.inv(take.K) @ rays
+        own = np.linalg.inv(world_T_object) @ take.world_T_camera[frame] @ points
+        # On the surface of a box, one coordinate is half a size, and none is more.
+        out = (np.abs(own[:3]) / half[:, None]).max(0)
+        np.testing.assert_allclose(out, 1.0, rtol=1e-3)
+
+
+@crossed_takes
+def test_an_object_is_nearer_than_most_and_as_high_as_a_part_of_the_image(
+    place: PlaceKind, motion: MotionKind
+) -> None:
+    take = draw_crossed(place, motion)
+    assert take.crossing is not None
+    _, alone = crossed_depths(place, motion)
+    camera_T_world = np.linalg.inv(take.world_T_camera)
+    whole = 0
+    for step, world_T_object in enumerate(take.crossing.world_T_object):
+        frame = take.crossing.first + step
+        middle = camera_T_world[frame] @ world_T_object[:, 3]
+        assert DEPTH_SHARE[0] * 0.9 < middle[2] / np.median(alone) < DEPTH_SHARE[1] * 1.1
+        scene = Scene(take.crossing.surfaces(frame), take.scene.textures)
+        depth = render_depth(scene, take.K, take.world_T_camera[frame], HEIGHT, WIDTH)
+        mask = np.isfinite(depth)
+        if mask.any() and not mask[:, [0, -1]].any() and not mask[[0, -1]].any():
+            whole += 1
+            height = mask.any(1).sum() / HEIGHT
+            assert HEIGHT_SHARE[0] - 0.02 < height < HEIGHT_SHARE[1] + 0.02
+    assert whole > 0
+
+
+def before_a_wall(*others: Surface, step_m: float = 0.0) -> Take:
+    """A camera that goes to the right in front of a wall at 4 m."""
+    poses = np.tile(AHEAD, (12, 1, 1))
+    poses[:, 1, 3] -= step_m * np.arange(12)
+    textures = draw_textures(9, [], np.random.default_rng(0))
+    scene = Scene((wall(4.0, 100.0 * SQUARE), *others), textures)
+    sensor = Sensor(np.ones((12, 3)), 0.0, 0.0)
+    return Take('room', 'sideways', scene, K_AHEAD, poses, (HEIGHT, WIDTH), sensor)
+
+
+@pytest.mark.parametrize('step_m', [0.0, 0.25])
+def test_an_object_moves_by_itself_rather_than_with_what_stands_still(step_m: float) -> None:
+    """At 0.25 m a frame, the view passes what stands 2 m away within some ten frames."""
+    take = before_a_wall(step_m=step_m)
+    for seed in range(8):
+        crossing = with_crossing(take, np.random.default_rng(seed)).crossing
+        assert crossing is not None
+        positions = crossing.world_T_object[:, :3, 3]
+        steps_m = np.diff(positions, axis=0)
+        np.testing.assert_allclose(steps_m, np.tile(steps_m[0], (len(steps_m), 1)), atol=1e-9)
+        frames = len(positions)
+        way_m = np.linalg.norm(steps_m[0]) * frames
+        across_m = take.size[1] / take.K[0, 0] * DEPTH_SHARE[0] * 4.0
+        assert way_m > 0.6 * across_m
+
+
+def test_little_of_an_object_is_hidden() -> None:
+    """A fence at 0.7 m, nearer than any object, hides all below the image's middle."""
+    fence = wall(0.7, np.array([[0.0, 0.0], [-100.0, 0.0], [0.0, 1.0]]))
+    fence.plane[2, 2] -= 0.515
+    take = before_a_wall(fence)
+    for seed in range(6):
+        crossing = with_crossing(take, np.random.default_rng(seed)).crossing
+        assert crossing is not None
+        own, shown = 0, 0
+        for frame in range(crossing.first, crossing.first + len(crossing.world_T_object)):
+            depths = [
+                render_depth(Scene(surfaces, ()), K_AHEAD, AHEAD, HEIGHT, WIDTH)
+                for surfaces in (crossing.surfaces(frame), take.scene.surfaces)
+            ]
+            own += np.isfinite(depths[0]).sum()
+            shown += (depths[0] < depths[1]).sum()
+        assert shown > 0.6 * own > 0
+
+
+def test_where_no_object_can_be_seen_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fence at 0.7 m, nearer than any object, hides the middle of the image."""
+    fence = wall(0.7, np.array([[0.0, 0.0], [-100.0, 0.0], [0.0, 0.29]]))
+    take = before_a_wall(fence)
+    monkeypatch.setattr('tc_depth_training.clutter.take.TRIES_OF_A_CROSSING', 40)
+    with pytest.raises(RuntimeError, match='take another seed, or none with --crossing 0'):
+        with_crossing(take, np.random.default_rng(0))
+
+
+def test_a_crossing_leaves_the_rest_of_the_views_as_it_is() -> None:
+    take = draw_crossed('room', 'stop')
+    views = take.views(np.random.default_rng(0))
+    without = replace(take, crossing=None).views(np.random.default_rng(0))
+    recorded, alone = crossed_depths('room', 'stop')
+    for a, b, far in zip(views, without, recorded == alone, strict=True):
+        # Four pixels for the blur, and the one whose samples the object has in part
+        beyond = cv2.erode(far.astype(np.uint8), np.ones((11, 11), np.uint8)).astype(bool)
+        assert beyond.sum() > 0.3 * beyond.size
+        np.testing.assert_array_equal(a.image[beyond], b.image[beyond])
+        np.testing.assert_array_equal(a.world_T_camera, b.world_T_camera)
+
+
+def test_an_object_has_a_texture_that_shows_something() -> None:
+    take = replace(draw_crossed('room', 'stop'), crossing=None)
+    grey = make_pyramid(np.full((TEXELS, TEXELS, 3), 99, np.uint8))
+    noise = np.random.default_rng(0).integers(0, 256, (TEXELS, TEXELS, 3)).astype(np.uint8)
+    # The last one is the sky's, and no object's.
+    textures = (grey, make_pyramid(noise), grey, grey, make_pyramid(noise))
+    walls = tuple(replace(surface, texture=0) for surface in take.scene.surfaces)
+    plain = replace(take, scene=Scene(walls, textures))
+    for seed in range(6):
+        crossing = with_crossing(plain, np.random.default_rng(seed)).crossing
+        assert crossing is not None
+        assert {face.texture for face in crossing.faces} == {1}
+
+
+def bytes_of(bags: list[Path]) -> list[bytes]:
+    return [(bag / f'{bag.name}.mcap').read_bytes() for bag in bags]
+
+
+def test_the_share_says_in_how_many_scenes_an_object_crosses(tmp_path: Path) -> None:
+    none, half, every = (
+        bytes_of(render(tmp_path / str(share), scenes=3, frames=1, size=(48, 64), crossing=share))
+        for share in (0.0, 0.5, 1.0)
+    )
+    assert all(a != b for a, b in zip(none, every, strict=True))
+    crossed = [scene in every for scene in half]
+    assert 0 < sum(crossed) < 3
+    expected = [b if c else a for a, b, c in zip(none, every, crossed, strict=True)]
+    assert half == expected
+
+
+def test_the_command_passes_the_share_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['render', str(tmp_path / 'out'), '--crossing', '2.5']) == 1
+    assert '--crossing is 2.5: give a share of the scenes' in capsys.readouterr().err
+
+
+def test_with_no_share_the_views_are_those_of_the_take(tmp_path: Path) -> None:
+    rendered = render(tmp_path / 'out', scenes=1, frames=3, size=(48, 64), seed=4, crossing=0.0)
+    rng = np.random.default_rng([4, 0])
+    take = draw_take(PLACE_KINDS[0], MOTION_KINDS[0], 3, (48, 64), [], rng)
+    again = tmp_path / 'again' / 'scene_0000'
+    write_bag(again, take.views(rng), camera=CAMERA, depth_encoding='32FC1')
+    assert bytes_of(rendered) == bytes_of([again])
+
+
 def red_bag(path: Path, frames: int, camera: str = '/camera') -> Path:
     """Photographs of nothing but red noise."""
 
@@ -382,6 +585,9 @@ def test_photographs_are_of_the_stretch_asked_for(tmp_path: Path) -> None:
         ({'frames': -2}, '--frames is -2: give at least 1'),
         ({'size': (192, 8)}, '--size is 8: give at least 16'),
         ({'seed': -1}, '--seed is -1: give at least 0'),
+        ({'crossing': 1.5}, '--crossing is 1.5: give a share of the scenes, from 0 to 1'),
+        ({'crossing': -0.1}, '--crossing is -0.1: give a share of the scenes, from 0 to 1'),
+        ({'crossing': float('nan')}, '--crossing is nan: give a share'),
     ],
 )
 def test_impossible_wishes_are_refused_by_name(

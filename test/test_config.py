@@ -9,14 +9,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from tc_depth_ros.network.config import MONODEPTH2, PAPER
-from tc_depth_training.config import (
-    ConfigError,
-    TrainingConfig,
-    differences,
-    flat_settings,
-    presets,
-)
+from tc_depth_training.config import ConfigError, TrainingConfig, differences, flat_settings
 from tc_depth_training.config_file import load_config, save_config
+from tc_depth_training.usage import presets
 
 SHIPPED = Path(__file__).parents[1] / 'config' / 'training.yaml'
 

@@ -1,34 +1,39 @@
-"""``tc-depth``: parse, call, print. Exit status 0 done, 1 failed, 2 wrong use."""
+"""
+``tc-depth``: parse, call, print. Exit status 0 done, 1 failed, 2 wrong use.
+
+Each command imports what it needs when it runs, so that help is there at once.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tc_depth_ros.network.checkpoint import WeightsError
-from tc_depth_training.config import ConfigError, DataConfig, presets
-from tc_depth_training.config_file import load_config
-from tc_depth_training.data.bag import BagError
-from tc_depth_training.data.stretch import Stretch, StretchError, parse_bag
 from tc_depth_training.guards import DivergenceError, TrainingError
-from tc_depth_training.render import FRAMES, SCENES, SIZE
+from tc_depth_training.usage import CROSSING, FRAMES, SCENES, SIZE, UsageError, presets
+
+if TYPE_CHECKING:
+    from tc_depth_training.data.stretch import Stretch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command."""
+    _let_threads_sleep()
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
         _check_weights(arguments)
         status: int = arguments.run(arguments)
         return status
-    except (ConfigError, StretchError) as error:
+    except UsageError as error:
         print(f'tc-depth: {error}', file=sys.stderr)
         return 2
-    except (BagError, WeightsError, ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f'tc-depth: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -36,7 +41,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _let_threads_sleep() -> None:
+    """
+    Let OpenMP's threads sleep while they wait, unless the user has said how they wait.
+
+    Beside another busy process a thread that spins takes the core from the thread that it waits
+    for. torch's OpenMP reads the variable once, when torch is imported. Processes that a command
+    starts inherit it.
+    """
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+
 def _train(arguments: argparse.Namespace) -> int:
+    from tc_depth_training.config_file import load_config
+    from tc_depth_training.data.stretch import parse_bag
     from tc_depth_training.run_folder import CONFIG_NAME, WEIGHTS_NAME
     from tc_depth_training.run_state import STATE_NAME
     from tc_depth_training.train import train
@@ -63,6 +81,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from tc_depth_training.config import DataConfig
     from tc_depth_training.inspect import inspect_bag
 
     steps = DataConfig().time_steps_s
@@ -74,17 +93,17 @@ def _predict(arguments: argparse.Namespace) -> int:
     from tc_depth_training.predict import predict_sequence, predict_window
 
     if arguments.images and arguments.source:
-        raise ConfigError('give a BAG, VIDEO or folder, or --images, not both')
+        raise UsageError('give a BAG, VIDEO or folder, or --images, not both')
     if arguments.images:
         if not (arguments.start is None and arguments.end is None):
-            raise ConfigError('--start and --end are of a bag or a video, not of --images')
+            raise UsageError('--start and --end are of a bag or a video, not of --images')
         if not arguments.intrinsics:
-            raise ConfigError('--images needs --intrinsics fx fy cx cy (pixels of the images)')
+            raise UsageError('--images needs --intrinsics fx fy cx cy (pixels of the images)')
         predict_window(arguments.images, arguments.intrinsics, arguments.weights, arguments.out)
         print(f'wrote {arguments.out / "disparity.npy"}')
         return 0
     if not arguments.source:
-        raise ConfigError('give a BAG, VIDEO or folder of images, or --images')
+        raise UsageError('give a BAG, VIDEO or folder of images, or --images')
     source, stretch = _bag_and_stretch(arguments.source, arguments)
     count = predict_sequence(
         source,
@@ -165,6 +184,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _render(arguments: argparse.Namespace) -> int:
+    from tc_depth_training.data.stretch import parse_bag
     from tc_depth_training.render import render
 
     bags = render(
@@ -174,6 +194,7 @@ def _render(arguments: argparse.Namespace) -> int:
         arguments.frames,
         tuple(arguments.size),
         arguments.seed,
+        arguments.crossing,
     )
     print(f'wrote {len(bags)} bags of {arguments.frames} frames: {arguments.out}/scene_*')
     return 0
@@ -213,6 +234,8 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
 
 def _bag_and_stretch(bag: Path, arguments: argparse.Namespace) -> tuple[Path, Stretch]:
     """A bag, and what of it a command is to use."""
+    from tc_depth_training.data.stretch import Stretch, parse_bag
+
     asked = Stretch(arguments.start or 0.0, arguments.end)
     part = parse_bag(str(bag))
     return part.path, part.stretch_or(asked)
@@ -223,7 +246,7 @@ def _check_weights(arguments: argparse.Namespace) -> None:
     weights = getattr(arguments, 'weights', None)
     if weights and not Path(weights).exists():
         option = 'WEIGHTS' if arguments.run is _export else '--weights'
-        raise WeightsError(f'weights {weights} do not exist: give {option} a file that does')
+        raise FileNotFoundError(f'weights {weights} do not exist: give {option} a file that does')
 
 
 def _add_stretch(parser: argparse.ArgumentParser, of: str = 'bag') -> None:
@@ -370,6 +393,14 @@ def _parser() -> argparse.ArgumentParser:
         '--size', nargs=2, type=int, default=SIZE, metavar=('H', 'W'), help='pixels'
     )
     render.add_argument('--seed', type=int, default=0, help='the same gives the same bags')
+    render.add_argument(
+        '--crossing',
+        type=float,
+        default=CROSSING,
+        metavar='SHARE',
+        help='share of the scenes in which an object moves across the view, 0 to 1; '
+        f'default: {CROSSING}',
+    )
     render.set_defaults(run=_render)
 
     official = commands.add_parser(

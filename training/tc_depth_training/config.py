@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -21,17 +20,11 @@ from tc_depth_training.data.augmentation import ColourJitter
 from tc_depth_training.data.stretch import Stretch, StretchError
 from tc_depth_training.data.topics import check_depth_topics
 from tc_depth_training.losses.objective import ObjectiveConfig
+from tc_depth_training.usage import UsageError, presets
 
-PRESETS = Path(__file__).parent / 'presets'
 
-
-class ConfigError(ValueError):
+class ConfigError(UsageError):
     """A configuration that cannot be used; lists every mistake."""
-
-
-def presets() -> list[str]:
-    """Names of the presets."""
-    return sorted(path.stem for path in PRESETS.glob('*.yaml'))
 
 
 class _Section(BaseModel):

@@ -24,14 +24,9 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarbool import ScalarBoolean
 
 from tc_depth_training import __version__
-from tc_depth_training.config import (
-    PRESETS,
-    ConfigError,
-    TrainingConfig,
-    flat_settings,
-    presets,
-)
+from tc_depth_training.config import ConfigError, TrainingConfig, flat_settings
 from tc_depth_training.files import write_atomically
+from tc_depth_training.usage import PRESETS, presets
 
 HEADER = f"""\
 # Every setting of a run of tc-depth {__version__}, its preset's and the defaults among them.

@@ -16,12 +16,12 @@ from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.clutter.motions import MOTION_KINDS
 from tc_depth_training.clutter.places import PLACE_KINDS
 from tc_depth_training.clutter.surfaces import Bytes
-from tc_depth_training.clutter.take import draw_take
+from tc_depth_training.clutter.take import draw_take, with_crossing
 from tc_depth_training.data.bag import Bag
 from tc_depth_training.data.stretch import WHOLE, BagPart
 from tc_depth_training.synthetic import SyntheticView
+from tc_depth_training.usage import CROSSING, FRAMES, SCENES, SIZE
 
-SCENES, FRAMES, SIZE = 20, 24, (192, 256)
 CAMERA = '/rendered'
 PHOTOGRAPHS = 60  # at most, of each bag
 SMALLEST = 16  # pixels of a side
@@ -34,6 +34,7 @@ def render(
     frames: int = FRAMES,
     size: tuple[int, int] = SIZE,
     seed: int = 0,
+    crossing: float = CROSSING,
 ) -> list[Path]:
     """
     Write one bag for each scene: ``out/scene_0000`` and so on.
@@ -43,21 +44,24 @@ def render(
 
     :param textures: bags whose frames are photographs for textures; none: patterns
     :param size: (height, width) of the images
+    :param crossing: share of the scenes in which an object moves across the view, 0..1
     :return: the bags
-    :raises ValueError: ``out`` exists, or a number is not positive
+    :raises ValueError: ``out`` exists, a number is not positive, or the share is none
     :raises BagError: a bag of textures cannot be used
     """
-    _check(out, scenes, frames, size, seed)
+    _check(out, scenes, frames, size, seed, crossing)
     photographs = [photograph for bag in textures for photograph in read_photographs(bag)]
     bags = [out / f'scene_{i:04d}' for i in range(scenes)]
     with tqdm(desc=f'rendering {out.name}', total=scenes * frames, unit='frame') as progress:
         for i, bag in enumerate(bags):
-            views = _views(i, frames, size, photographs, seed)
+            views = _views(i, frames, size, photographs, seed, crossing)
             write_bag(bag, _counted(views, progress), camera=CAMERA, depth_encoding='32FC1')
     return bags
 
 
-def _check(out: Path, scenes: int, frames: int, size: tuple[int, int], seed: int) -> None:
+def _check(
+    out: Path, scenes: int, frames: int, size: tuple[int, int], seed: int, crossing: float
+) -> None:
     if out.exists():
         raise ValueError(f'{out} exists already: remove it or choose another folder')
     for name, number, least in (
@@ -68,6 +72,8 @@ def _check(out: Path, scenes: int, frames: int, size: tuple[int, int], seed: int
     ):
         if number < least:
             raise ValueError(f'{name} is {number}: give at least {least}')
+    if not 0.0 <= crossing <= 1.0:
+        raise ValueError(f'--crossing is {crossing}: give a share of the scenes, from 0 to 1')
 
 
 def read_photographs(bag: Path | BagPart) -> list[Bytes]:
@@ -87,13 +93,23 @@ def read_photographs(bag: Path | BagPart) -> list[Bytes]:
 
 
 def _views(
-    index: int, frames: int, size: tuple[int, int], photographs: Sequence[Bytes], seed: int
+    index: int,
+    frames: int,
+    size: tuple[int, int],
+    photographs: Sequence[Bytes],
+    seed: int,
+    crossing: float,
 ) -> Iterator[SyntheticView]:
     """Draw and render one scene."""
     rng = np.random.default_rng([seed, index])
     place = PLACE_KINDS[index % len(PLACE_KINDS)]
     motion = MOTION_KINDS[index % len(MOTION_KINDS)]
-    yield from draw_take(place, motion, frames, size, photographs, rng).views(rng)
+    take = draw_take(place, motion, frames, size, photographs, rng)
+    # Of its own, so that all else stays the same with an object and without.
+    own_rng = np.random.default_rng([seed, index, 1])
+    if own_rng.uniform() < crossing:
+        take = with_crossing(take, own_rng)
+    yield from take.views(rng)
 
 
 def _counted(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from tc_depth_training.clutter.crossing import Crossing, Sight, draw_crossing, is_textured
 from tc_depth_training.clutter.motions import MotionKind, draw_path
 from tc_depth_training.clutter.places import (
     Place,
@@ -26,6 +27,9 @@ PREVIEWS = 6
 LONGEST_SHARE = 0.06  # of the median depth of any view, that a step may be
 TRIES_OF_A_PLACE = 60
 PLACES_TRIED = 50
+TRIES_OF_A_CROSSING = 3000
+SHOWN_SHARE = 0.7  # of what is within the view of a crossing object, that nothing hides
+CROSSED_SHARE = 0.5  # of its frames, that it is seen in
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,14 @@ class Take:
     world_T_camera: Doubles  # (N, 4, 4)
     size: tuple[int, int]
     sensor: Sensor
+    crossing: Crossing | None = None
+
+    def scene_at(self, frame: int) -> Scene:
+        """What there is to see in a frame: the place, and what crosses it."""
+        if self.crossing is None:
+            return self.scene
+        surfaces = self.scene.surfaces + self.crossing.surfaces(frame)
+        return replace(self.scene, surfaces=surfaces)
 
     def views(self, rng: np.random.Generator | None = None) -> Iterator[SyntheticView]:
         """
@@ -65,7 +77,7 @@ class Take:
         """
         for i, pose in enumerate(self.world_T_camera):
             stamp_ns = FIRST_STAMP_NS + round(i * 1e9 / RATE_HZ)
-            view = render_view(self.scene, self.K, pose, *self.size, stamp_ns)
+            view = render_view(self.scene_at(i), self.K, pose, *self.size, stamp_ns)
             yield view if rng is None else self.sensor.expose(view, i, rng)
 
 
@@ -158,4 +170,42 @@ def draw_take(
     raise RuntimeError(
         f'no {place_kind} in {PLACES_TRIED} has room for {frames} frames of {motion}: take fewer '
         'frames, or another seed'
+    )
+
+
+def _is_shown(take: Take, crossing: Crossing, still: Doubles) -> bool:
+    """
+    Whether a crossing object is seen, and hardly hidden.
+
+    :param still: depth of the place in each frame, previewed, (N, h, w)
+    """
+    own_pixels, shown_pixels, shown_frames = 0, 0, 0
+    frames = range(crossing.first, crossing.first + len(crossing.world_T_object))
+    for i in frames:
+        alone = Scene(crossing.surfaces(i), take.scene.textures)
+        depth = _previewed(alone, take.K, take.world_T_camera[i], take.size)
+        shown = int((depth < still[i]).sum())
+        own_pixels += int(np.isfinite(depth).sum())
+        shown_pixels += shown
+        shown_frames += shown > 0
+    return shown_pixels >= SHOWN_SHARE * own_pixels and shown_frames >= CROSSED_SHARE * len(frames)
+
+
+def with_crossing(take: Take, rng: np.random.Generator) -> Take:
+    """
+    Let an object cross the views of a take, drawn anew until it is seen.
+
+    :raises RuntimeError: no object can be seen on a way across
+    """
+    poses = take.world_T_camera
+    still = np.stack([_previewed(take.scene, take.K, pose, take.size) for pose in poses])
+    sight = Sight(take.K, poses, take.size, float(np.median(still)))
+    textures = [i for i, texture in enumerate(take.scene.textures[:-1]) if is_textured(texture)]
+    for _ in range(TRIES_OF_A_CROSSING):
+        crossing = draw_crossing(sight, textures, rng)
+        if crossing is not None and _is_shown(take, crossing, still):
+            return replace(take, crossing=crossing)
+    raise RuntimeError(
+        f'no object in {TRIES_OF_A_CROSSING} can be seen on a way across this {take.place}: take '
+        'another seed, or none with --crossing 0'
     )

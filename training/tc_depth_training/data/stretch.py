@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from tc_depth_training.data.clock import clock_epochs
 from tc_depth_training.data.topics import BagError
+from tc_depth_training.usage import UsageError
 
 LATEST_NS, LATEST_S = np.iinfo(np.int64).max, 9e9
 HOW = '--start S and --end S, or BAG@START:END'
 
 
-class StretchError(ValueError):
+class StretchError(UsageError):
     """A stretch that cannot be meant; the message names the remedy."""
 
 
