@@ -173,7 +173,9 @@ class _Last:
 
     track: str
     world_T_camera: NDArray[np.float64]
-    is_carried: bool = False  # on by the images, from where odometry was right
+    is_carried: bool = (
+        False  # True: not by odometry, but moved on by the images from its last pose
+    )
 
 
 NOT_EXPLAINED = 'the motion by odometry does not fit the images'
@@ -197,7 +199,8 @@ class Localiser:
     def reset(self) -> None:
         """Forget odometry and images."""
         self.odometry.reset()
-        self._distrusted = 0
+        self._distrusted = self._disagreed = 0
+        self._jumps.clear()
         self.lose()
 
     def lose(self) -> None:
@@ -206,18 +209,22 @@ class Localiser:
         self._last = None
         self._ways.clear()
 
-    def locate(self, stamp_ns: int, motion: Motion | None, factor: float | None) -> Location:
+    def locate(
+        self, stamp_ns: int, motion: Motion | None, factor: float | None, guess_ratio: float = 1.0
+    ) -> Location:
         """
         Find the pose of the next frame.
 
-        :param motion: from the frame before, by the images; None: it is not known
+        :param motion: from the frame before, by the images, in the unit of the single frame's
+            depth; None: it is not known
         :param factor: metres per unit of the depth; None: not known, and odometry of no use
+        :param guess_ratio: the single frame's depth over the depth; see Prediction
         """
         if motion is None:
             self._begun += 1
         else:
             self._images_T_camera = self._images_T_camera @ np.linalg.inv(motion.later_T_earlier)
-        pose, refusal = self._by_odometry(stamp_ns, motion, factor)
+        pose, refusal = self._by_odometry(stamp_ns, motion, factor, guess_ratio)
         if pose is not None:
             return Location(pose, 'odometry')
         by_images = CameraPose(self._images_T_camera, f'images {self._begun}')
@@ -227,7 +234,7 @@ class Localiser:
         return Location(by_images, 'images', refusal)
 
     def _by_odometry(
-        self, stamp_ns: int, motion: Motion | None, factor: float | None
+        self, stamp_ns: int, motion: Motion | None, factor: float | None, guess_ratio: float
     ) -> tuple[CameraPose | None, str]:
         last, self._last = self._last, None
         self._frames += 1
@@ -237,7 +244,7 @@ class Localiser:
             return None, 'depth is not metric, so that odometry has another unit'
         world_T_camera, refusal = self.odometry.at(stamp_ns)
         if world_T_camera is None:
-            self._carry_on(last, motion, factor)
+            self._carry_on(last, motion, factor / guess_ratio)
             return None, refusal
         track = self.odometry.name
         earlier = last if last is not None and last.track == track else None
@@ -245,7 +252,7 @@ class Localiser:
             later_T_earlier = np.linalg.inv(world_T_camera) @ earlier.world_T_camera
             later_T_earlier[:3, 3] /= factor
             if not explains(np.asarray(later_T_earlier, np.float64), motion):
-                self._refuse(earlier, motion, factor)
+                self._refuse(earlier, motion, factor / guess_ratio)
                 return None, NOT_EXPLAINED
         agree = self._agree(world_T_camera, motion, factor)
         self._disagreed = 0 if agree else self._disagreed + 1
@@ -263,11 +270,11 @@ class Localiser:
         return replace(pose, last_T_this=pose.past_T_this(earlier.world_T_camera)), ''
 
     def _refuse(self, last: _Last, motion: Motion, factor: float) -> None:
-        """Pass over one wrong pose; from a second on, odometry has jumped, and begins anew."""
-        self._jumps.append(self._frames)
+        """Pass over one wrong pose. If the next one is wrong too, odometry jumped: begin anew."""
         if last.is_carried:
             self.odometry.begin_anew()
         else:
+            self._jumps.append(self._frames)
             self._carry_on(last, motion, factor)
 
     def _is_wrong_throughout(self) -> bool:
@@ -301,7 +308,11 @@ class Localiser:
         return bool(ways[0] @ ways[1] >= LEAST_COSINE * lengths.prod())
 
     def _carry_on(self, last: _Last | None, motion: Motion | None, factor: float) -> None:
-        """Move the last pose on by the images: odometry that comes back may start elsewhere."""
+        """
+        Move the last pose on by the images: odometry that comes back may start elsewhere.
+
+        :param factor: metres per unit of the motion, where depth has the scale that odometry gave
+        """
         if last is None or motion is None:
             self.odometry.begin_anew()  # nothing can tell whether it does
             return

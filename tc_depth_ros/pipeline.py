@@ -72,7 +72,7 @@ class Estimate:
     scale_jumped: bool  # against the frame before, by more than the settings allow
     scale: Scale  # of this depth
     frames_used: int  # distinct frames that were attended to; 1 = single-frame mode
-    keyframes_used: int  # matched with; 0 = depth without the camera's motion
+    keyframes_used: int  # matched with; 0 = none, but it may be fused with the frame before
     location: Location  # by which it was matched, if it was
     continuity: Continuity  # 'continued', or why the past was forgotten
     view: View  # the same frame at the network's size; see Prediction
@@ -160,6 +160,8 @@ class DepthPipeline:
                 motion, location = self._locate(target, scale)
             prediction = self.predictor.predict(prepared, scale.factor, location.pose)
             if prediction is None:
+                if target is not None:  # memory ran out, and the past with it
+                    self._lose()
                 return None
             self._guess_ratio = prediction.guess_ratio
             self._begin_metric(scale)
@@ -199,7 +201,7 @@ class DepthPipeline:
         # In the single frame's unit: matched depth follows the motion that it is matched by, so a
         # motion in its unit would confirm itself, and a wrong one would never be found out
         own = None if motion is None else motion.in_units_of(1 / self._guess_ratio)
-        location = self._localiser.locate(target.frame.stamp_ns, own, factor)
+        location = self._localiser.locate(target.frame.stamp_ns, own, factor, self._guess_ratio)
         return motion, _with_step(location, motion)
 
     def _begin(self, target: PreparedFrame) -> None:
@@ -259,7 +261,7 @@ class DepthPipeline:
 
 
 def _with_step(location: Location, motion: Motion | None) -> Location:
-    """Where odometry does not tell the motion since the frame before, the images do."""
+    """Take the motion since the frame before from the images, if odometry does not give it."""
     pose = location.pose
     if pose is None or pose.last_T_this is not None or motion is None:
         return location

@@ -81,7 +81,7 @@ class _CheckFrame:
     """The stored image, moved sideways as a camera before a wall would show it."""
 
     shown: NetworkInput
-    pose: CameraPose | None  # with which networks that match do so
+    pose: CameraPose | None  # for networks with matching; None: not to be matched
 
 
 def _check_depth(
@@ -113,7 +113,7 @@ def _check_frames(
         pixels = torch.from_numpy(resize_image(np.ascontiguousarray(moved), size)).to(device)
         images.append(NetworkInput(pixels.permute(2, 0, 1)[None].float() / 255, K))
     unmatched = [_CheckFrame(image, None) for image in images]
-    # As far as the network has the wall
+    # The distance at which the network sees the wall
     depth = float(np.median(_check_depth(network, info, unmatched, torch.float32)))
     step = np.eye(4)
     step[0, 3] = -depth * STEP_PX / bgr.shape[1]

@@ -69,8 +69,8 @@ class Prediction:
     depth: NDArray[np.float32]  # (H, W) of the frame; z in m, NaN invalid, +Inf beyond max_range
     metric: bool  # False: depth is up to an unknown factor
     frames_used: int  # distinct frames that were attended to; 1 = single-frame mode
-    keyframes_used: int  # matched with; 0 = depth without the camera's motion
-    guess_ratio: float  # median of the single frame's depth over this one; 1 if not matched
+    keyframes_used: int  # matched with; 0 = none, but it may be fused with the frame before
+    guess_ratio: float  # median of the single frame's depth over this one
     continuity: Continuity  # 'continued', or why the past was forgotten
     view: View  # the same frame at the network's size; every z, whatever the range asked for
 

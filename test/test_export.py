@@ -233,6 +233,18 @@ def test_a_step_matches_with_the_keyframes_that_are_there(count: int) -> None:
     assert torch.equal(seen, torch.ones_like(seen)) and torch.equal(features, own)
 
 
+def test_no_nan_of_a_state_gets_through_zeros_in_last_frames() -> None:
+    network, image, K = matching_network(), frames(1, *SIZE)[0], camera_matrix(*SIZE)
+    step = StreamingStep(network, SCALE, SIZE)
+    given = {port.name: port.zeros() for port in step.inputs} | {'image': image, 'K': K}
+    broken = {name: torch.full_like(given[name], torch.nan) for name in LAST}
+    broken['last_frames'] = torch.zeros_like(given['last_frames'])
+    with torch.inference_mode():
+        clean, mended = (step(*(given | more).values()) for more in ({}, broken))
+    for a, b in zip(clean, mended, strict=True):
+        assert torch.equal(a, b) and b.isfinite().all()
+
+
 @pytest.fixture(scope='module')
 def matching_export(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Export]:
     need_packages()

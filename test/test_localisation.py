@@ -183,6 +183,35 @@ def test_a_single_wrong_pose_is_passed_over() -> None:
     assert len({location.pose.track for location in found if location.source == 'odometry'}) == 1
 
 
+@pytest.mark.parametrize('guess_ratio', [0.4, 1.0, 3.0])
+def test_a_single_wrong_pose_is_passed_over_where_matching_mends_the_depth(
+    guess_ratio: float,
+) -> None:
+    """The images tell motion in the unit of the single frame, odometry in that of depth."""
+    ours, found = localiser(), []
+    for index, x in enumerate([0.0, 0.1, 0.2, 2.9, 0.4, 0.5]):
+        ours.odometry.add(odometry(index, x))
+        motion = seen(sideways(0.1), guess_ratio) if index else None
+        found.append(ours.locate(stamp(index), motion, 1.0, guess_ratio))
+    tracks = [location.pose.track for location in found if location.source == 'odometry']
+    assert len(tracks) == 5 and len(set(tracks)) == 1
+
+
+def test_a_jump_counts_once_and_two_of_them_are_no_distrust() -> None:
+    positions: list[float | None] = [0.1 * i + 7.0 * (i >= 4) + 7.0 * (i >= 8) for i in range(16)]
+    sources = [location.source for location in located(localiser(), positions)]
+    assert sources[4:6] == sources[8:10] == ['images'] * 2
+    assert sources[6:8] == ['odometry'] * 2 and sources[10:] == ['odometry'] * 6
+
+
+def test_a_reset_forgets_that_odometry_was_wrong() -> None:
+    ours = localiser()
+    backwards: list[float | None] = [-0.1 * index for index in range(12)]
+    assert located(ours, backwards)[-1].source == 'images'
+    ours.reset()
+    assert {location.source for location in located(ours, [0.0, 0.1, 0.2])} == {'odometry'}
+
+
 def test_the_motion_since_the_frame_before_is_told_where_odometry_knows_it() -> None:
     found = located(localiser(), [0.0, 0.1, 2.9, 0.3, 0.4])
     known = [location.pose.last_T_this is not None for location in found]

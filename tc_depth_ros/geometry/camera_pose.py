@@ -15,7 +15,7 @@ class CameraPose:
     track_T_camera: NDArray[np.float64]  # (4, 4), of the optical frame
     track: str  # who tells it, and since when; poses of two tracks cannot be compared
     unit: float = 1.0  # length of the track's unit, in that of the depth that is asked for
-    # Motion (4, 4) to the frame before, in the unit of the depth; None: it is not known
+    # Takes points of this frame to the one before, (4, 4), in the unit of the depth; None: unknown
     last_T_this: NDArray[np.float64] | None = None
 
     def in_units_of(self, length: float) -> CameraPose:

@@ -28,7 +28,7 @@ class StreamedDisparity:
     disparity: Tensor  # (B, 1, H, W) in (0, 1)
     frames_used: int  # distinct frames that were attended to: 1 = single-frame mode
     keyframes_used: int = 0  # matched with
-    # Median of depth before matching over depth after it: back to the single frame's unit
+    # Median of depth before matching and fusion over depth after: back to the single frame's unit
     guess_ratio: float = 1.0
     # How uncertain the match is, as Match.deviation, (B, 1, H/4, W/4); None: not matched
     deviation: Tensor | None = None
@@ -113,7 +113,7 @@ class DepthStream:
     def _match(
         self, target: _Pushed, answer: StreamedDisparity, pose: CameraPose | None
     ) -> StreamedDisparity:
-        """Correct an answer by the keyframes, and blend it with the frame before."""
+        """Correct an answer by the keyframes, and fuse it with the frame before."""
         network, features = self._network, target.frame.matching
         matching = network.config.matching
         if matching is None or features is None or pose is None:

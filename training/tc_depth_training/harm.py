@@ -127,20 +127,23 @@ def _wrong_motions(sequence: FrameSequence, weights: Weights, scratch: Path) -> 
 
 def _standing(sequence: FrameSequence, weights: Weights, scratch: Path) -> list[Row]:
     """A camera that drives the first half of the way, and then stands; right motions."""
-    stopped = _stopped(sequence)
+    stopped = _stopped(sequence, scratch)
     alone = _errors(stopped, predict(stopped, weights, scratch / 'depth', alone=True))
     predicted = predict(stopped, weights, scratch / 'depth')
     return [_row('the camera stops half-way', alone, stopped, predicted)]
 
 
-def _stopped(sequence: FrameSequence) -> FrameSequence:
+def _stopped(sequence: FrameSequence, scratch: Path) -> FrameSequence:
     """The second half of the frames as the middle one shows the scene, each with its own noise."""
     count = len(sequence.images)
     shown = np.minimum(np.arange(count), count // 2)
     truth, poses = sequence.truth, sequence.world_T_camera
     assert truth is not None and poses is not None
-    noise = np.random.default_rng(0).normal(0, NOISE_LEVELS, sequence.images.shape)
-    images = np.clip(np.rint(sequence.images[shown] + noise), 0, 255).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    images = np.memmap(scratch / 'stopped', np.uint8, 'w+', shape=sequence.images.shape)
+    for index, source in enumerate(shown):
+        noise = rng.normal(0, NOISE_LEVELS, images.shape[1:])
+        images[index] = np.clip(np.rint(sequence.images[source] + noise), 0, 255)
     return replace(sequence, images=images, truth=truth[shown], world_T_camera=poses[shown])
 
 

@@ -46,7 +46,7 @@ def render(
     :param size: (height, width) of the images
     :param crossing: share of the scenes in which an object moves across the view, 0..1
     :return: the bags
-    :raises ValueError: ``out`` exists, a number is not positive, or the share is none
+    :raises ValueError: ``out`` exists, a number is not positive, or the share is not in 0..1
     :raises BagError: a bag of textures cannot be used
     """
     _check(out, scenes, frames, size, seed, crossing)

@@ -215,8 +215,8 @@ class _Fusion:
         return Port(
             'last_T_target',
             (1, 4, 4),
-            'takes points of this frame to the one before; translation in the unit of depth. Not '
-            'looked at where last_frames is 0, as it must be where the motion is not known',
+            'takes points of this frame to the one before; translation in the unit of depth. '
+            'Ignored if last_frames is all 0. If you do not know the motion, set last_frames to 0',
         )
 
     def ports(self, height: int, width: int) -> tuple[Port, ...]:
@@ -225,18 +225,26 @@ class _Fusion:
             Port(
                 'last_inverse_depth', (1, 1, height, width), 'of the frame before, network units'
             ),
-            Port(LAST_FRAMES, (1, 1, height, width), 'that its mean is over; 0: begin anew'),
+            Port(
+                LAST_FRAMES,
+                (1, 1, height, width),
+                'number of frames in the mean; all 0: begin anew',
+            ),
             replace(self._features, name='last_features', meaning='of the frame before'),
         )
 
     def fuse(
         self, disparity: Tensor, features: Tensor, K: Tensor, motion: Tensor, *last: Tensor
     ) -> tuple[Tensor, FusedDepth]:
-        """Blend a disparity (1, 1, H, W) with the frame before, as :class:`DepthStream` does."""
-        inverse_depth, frames, _ = last
+        """Fuse a disparity (1, 1, H, W) with the frame before, as :class:`DepthStream` does."""
+        inverse_depth, frames, looks = last
         there = frames.flatten().amax(dim=0) > 0
         # Substituted before they are used: no zero becomes a depth, and no NaN gets through
-        before = FusedDepth(torch.where(there, inverse_depth, 1.0), *last[1:])
+        before = FusedDepth(
+            torch.where(there, inverse_depth, 1.0),
+            torch.where(there, frames, 0.0),
+            torch.where(there, looks, features),
+        )
         unmoved = torch.eye(4, dtype=K.dtype)
         scaled = torch.cat([motion[:, :3, :3], motion[:, :3, 3:] / self._scale], dim=2)
         motion = torch.where(there, torch.cat([scaled, motion[:, 3:]], dim=1), unmoved)

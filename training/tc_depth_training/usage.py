@@ -16,7 +16,7 @@ CROSSING = 0.25
 
 
 class UsageError(ValueError):
-    """What was asked for cannot be meant; the message names the remedy."""
+    """The request makes no sense; the message names the remedy."""
 
 
 def presets() -> list[str]:

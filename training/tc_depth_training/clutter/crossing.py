@@ -12,13 +12,13 @@ from tc_depth_training.synthetic import NEAREST_M, Doubles
 FRAMES_SHARE = (0.4, 1.0)  # of the recording, that a crossing takes
 LONGEST = 32  # frames, that it takes of a long recording
 DEPTH_SHARE = (0.3, 0.7)  # of the median depth, at which the object's middle is
-NEAREST_SHARE = 0.2  # of the median depth, that all of it is beyond
+NEAREST_SHARE = 0.2  # of the median depth: no part of the object is nearer
 HEIGHT_SHARE = (0.2, 0.6)  # of the image's height
 WIDTH_SHARE = (0.3, 1.0)  # of its own height; so is a box's third side
 BOARD_SHARE = 0.02  # of its height, that a board is thick
 MIDDLE = (0.3, 0.7)  # of the image's height, where it comes and leaves
 TURN_RAD = 0.05  # of a box, from a frame to the next one, at most
-# What crosses the view as the still world does would hardly move by itself. An object goes at
+# An object that moves across the view as the background does hardly moves by itself. It goes at
 # least this share of the way across the view of a camera that stands still.
 WAY_SHARE = 0.6
 PLAIN_LEVELS = 8.0  # of 255, that the standard deviation of a plain texture is below
@@ -179,7 +179,7 @@ def draw_crossing(
     sight: Sight, textures: Sequence[int], rng: np.random.Generator
 ) -> Crossing | None:
     """
-    Draw an object that crosses the views, or None where a try leads nowhere.
+    Draw an object that crosses the views, or None if this try gives no usable one.
 
     It comes from one side and leaves on the other one. It may come nearer on its way, or go away.
 

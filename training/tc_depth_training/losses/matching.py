@@ -29,8 +29,8 @@ from tc_depth_training.losses.smoothness import smoothness_loss
 
 WRONG_KINDS = 3  # see disturbed
 WRONG_TURN = 0.05  # rad, standard deviation of a wrong rotation about each axis
-# An inexact motion is turned by up to this about each axis, and shifted by up to this share of
-# its length
+# Of an inexact motion at most: standard deviation of its turn about each axis, rad; length of its
+# shift as a share of the motion's
 INEXACT_TURN, INEXACT_SHIFT = 0.015, 0.15
 
 
@@ -77,9 +77,10 @@ def disturbed(
 
 def inexact(motions: Sequence[Tensor], share: float) -> list[Tensor]:
     """
-    Make the motions of some windows inexact, as a mounting or a K that is a little off does.
+    Make the motions of some windows slightly wrong, as an inexact mounting or K does.
 
-    The answer is still to be the right depth: what does not fit exactly is to be trusted less.
+    The answer must still be the right depth. So the network learns to trust a match less if it
+    does not fit exactly.
 
     :param motions: per source, ``source_T_target`` (B, 4, 4)
     :param share: of the windows
