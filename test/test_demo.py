@@ -13,6 +13,8 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 
 from ros_harness import ros_world, running, write_weights
+from test_matching import TINY_MATCHING
+from test_node_matching import write_weights as write_matching_weights
 
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.synthetic import render_recording
@@ -56,6 +58,18 @@ def test_every_image_played_becomes_depth_and_the_pictures_are_there(
     points = np.frombuffer(body, dtype=[('xyz', '<f4', 3), ('rgb', 'u1', 3)])
     assert len(points) == count == 120 * 160
     assert np.isfinite(points['xyz']).all() and points['rgb'].std() > 10
+
+
+def test_weights_that_match_are_given_the_odometry_of_the_bag(world: Path) -> None:
+    bag, out = world / 'walk', world / 'out_walk'
+    write_bag(bag, render_recording(3 * COUNT, 120, 160)[::3])  # with /odom and /tf_static
+    write_matching_weights(world / 'matching.safetensors', TINY_MATCHING)
+    command = [*DEMO, str(bag), '--out', str(out), '--rate', '5']
+    command += ['--weights', str(world / 'matching.safetensors')]
+    with running(command, world / 'walk.txt') as demo:
+        assert demo.wait(120) == 0, demo.output
+    node = json.loads((out / 'summary.json').read_text())['node']
+    assert node['motion source'] == 'odometry', node
 
 
 def test_weights_that_cannot_be_used_end_the_demo_with_the_reason(world: Path) -> None:

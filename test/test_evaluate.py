@@ -440,22 +440,47 @@ def test_a_pose_network_that_is_right_has_no_errors(bag, views, weights, tmp_pat
     assert min(backward) > 1e-4
 
 
+# Several columns at once
+
+
+def sequence_of(views: list[SyntheticView], frames: int, sparse: bool = False) -> FrameSequence:
+    """The rendered frames, again and again, with their truth."""
+    truth = np.stack([views[i % FRAMES].depth for i in range(frames)])
+    if sparse:
+        truth[np.random.default_rng(0).random(truth.shape) > 0.1] = np.nan
+    return FrameSequence(
+        images=np.stack([views[i % FRAMES].image for i in range(frames)]),
+        K=np.stack([views[0].K] * frames),
+        stamps_ns=np.arange(frames) * SECOND // 10,
+        frame_id='camera',
+        truth=truth,
+        truth_topic='/depth',
+        sparse=sparse,
+        world_T_camera=np.stack([views[i % FRAMES].world_T_camera for i in range(frames)]),
+    )
+
+
+@pytest.mark.parametrize('sparse', [False, True])
+def test_columns_followed_together_are_as_if_each_were_followed_alone(views, sparse) -> None:
+    sequence = sequence_of(views, FRAMES, sparse)
+    rng = np.random.default_rng(1)
+    depth = np.stack([view.depth for view in views])
+    columns = [depth * f for f in rng.uniform(0.8, 1.2, (3, FRAMES, 1, 1)).astype(np.float32)]
+    columns[1][2, :10] = np.nan
+    scales = [find_scales(sequence, column) for column in columns]
+    together = score_temporal(sequence, columns, scales, metric=True)
+    for column, frames, found in zip(columns, scales, together, strict=True):
+        assert score_temporal(sequence, [column], [frames], metric=True) == [found]
+    assert len({one.tcm_abs for one in together}) == len({one.opw for one in together}) == 3
+
+
 # Long bags
 
 
 def peak_bytes(views: list[SyntheticView], frames: int) -> int:
     """Memory that scoring takes beside the sequence itself, which is on the disk in practice."""
+    sequence = sequence_of(views, frames)
     depth = np.stack([views[i % FRAMES].depth for i in range(frames)])
-    sequence = FrameSequence(
-        images=np.stack([views[i % FRAMES].image for i in range(frames)]),
-        K=np.stack([views[0].K] * frames),
-        stamps_ns=np.arange(frames) * SECOND // 10,
-        frame_id='camera',
-        truth=depth,
-        truth_topic='/depth',
-        sparse=False,
-        world_T_camera=np.stack([views[i % FRAMES].world_T_camera for i in range(frames)]),
-    )
     tracemalloc.start()
     try:
         scales = find_scales(sequence, depth)

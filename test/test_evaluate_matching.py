@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from tc_depth_ros.network.tc_depth import TCDepth
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.cli import main
 from tc_depth_training.data.stretch import Stretch
+from tc_depth_training.evaluation import predictions
+from tc_depth_training.evaluation.predictions import Way, predict, predict_ways
+from tc_depth_training.evaluation.sequence import Topics, read_sequence
 from tc_depth_training.harm import MOTIONS, harm, table
 from tc_depth_training.synthetic import render_recording
 
@@ -84,6 +89,34 @@ def test_without_odometry_that_can_be_used_it_is_matched_by_the_images(
     options = ['--odom', 'none'] if case == 'none' else []
     numbers = evaluated(bag, file, tmp_path, *options)
     assert 'odometry' not in numbers['motions']
+
+
+def test_ways_predicted_together_are_as_if_each_were_predicted_alone(
+    bags, weights, tmp_path, monkeypatch
+) -> None:
+    loaded = load_weights(weights['matching'])
+    sequence = read_sequence(bags['room'], Topics(), tmp_path)
+    sequence.images[3] = sequence.images[2]  # which could be taken for each other
+    calls: Counter[str] = Counter()
+    for name in ('encoder', 'decoder'):
+        part = getattr(loaded.network, name)
+        part.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    options: list[dict[str, bool]] = [{}, {'by_motion': False}, {'alone': True}]
+    ways = [Way(tmp_path / str(i), **chosen) for i, chosen in enumerate(options)]
+    together = predict_ways(sequence, loaded, ways)
+    # One picture comes twice; the first frame is a single one to all, and only the single frames
+    # are decoded by themselves
+    assert calls == {'encoder': FRAMES - 1, 'decoder': 2 * FRAMES - 1}
+    assert not {'encode', 'decoder'} & vars(loaded.network).keys()
+    monkeypatch.setattr(predictions, 'share', lambda network: network)
+    for chosen, found in zip(options, together, strict=True):
+        expected = predict(sequence, loaded, tmp_path / 'expected', **chosen)
+        np.testing.assert_array_equal(found.depths, expected.depths)
+        assert found.motions == expected.motions
+    for one, other in combinations(together, 2):
+        assert all(
+            not np.allclose(a, b) for a, b in zip(one.depths[1:], other.depths[1:], strict=True)
+        )
 
 
 def test_predict_writes_what_evaluate_scores(bags, weights, tmp_path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tc_depth_training.evaluation.depth_errors import (
     ANY_DEPTH,
+    BLOCK,
     DepthErrors,
     DepthRange,
     KnownPixels,
@@ -22,6 +23,7 @@ from tc_depth_training.evaluation.depth_errors import (
     common_scale,
     depth_errors,
     mean_errors,
+    median,
     scaled_errors,
 )
 from tc_depth_training.evaluation.temporal import (
@@ -70,10 +72,11 @@ def published_errors(truth: Sequence[float], prediction: Sequence[float]) -> lis
     ]
 
 
-def test_the_seven_errors_are_the_published_ones() -> None:
+@pytest.mark.parametrize('count', [500, 2 * BLOCK, 2 * BLOCK + 1])
+def test_the_seven_errors_are_the_published_ones(count) -> None:
     rng = np.random.default_rng(0)
-    truth = rng.uniform(0.5, 60, 500)
-    prediction = truth * np.exp(rng.normal(0, 0.4, 500))
+    truth = rng.uniform(0.5, 60, count)
+    prediction = truth * np.exp(rng.normal(0, 0.4, count))
     expected = published_errors(truth.tolist(), prediction.tolist())
     assert astuple(depth_errors(truth, prediction)) == pytest.approx(expected, rel=1e-12)
     assert 0.1 < expected[4] < expected[5] < expected[6] < 0.99
@@ -90,6 +93,12 @@ def test_the_scale_is_the_ratio_of_medians_where_both_are_known() -> None:
     truth = np.array([[1.0, 3.0, 8.6], [np.nan, 90.0, np.inf]])
     pixels = KnownPixels.of(truth, np.array([[1.0, 8.0, 6.0], [70.0, np.nan, 70.0]]))
     assert len(pixels.truth) == 3 and pixels.own_scale() == 0.5
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 1000, 1001])
+def test_the_median_is_numpys(count) -> None:
+    values = np.random.default_rng(0).permutation(np.repeat(np.geomspace(1, 9, count), 3)[:count])
+    assert median(values) == np.median(values)
 
 
 def test_the_common_scale_is_the_median_of_the_images_own() -> None:
@@ -276,6 +285,22 @@ def room_tcm(
 
 def test_tcm_of_the_truth_is_zero(room) -> None:
     assert room_tcm(room) == [0.0, 0.0]
+
+
+def test_tcm_of_the_pixels_with_truth_is_that_of_the_map(room) -> None:
+    """Pixels as one row are the map without what is not known."""
+    target, neighbour, camera = room[4], room[8], camera_of(room[4])
+    known = np.random.default_rng(0).random(target.depth.shape) < 0.1
+    truth = torch.from_numpy(np.where(known, target.depth, np.float32(np.nan)))
+    there, step = depth_of(neighbour), motion_between(target, neighbour)
+    prediction = 1.1 * depth_of(target)
+    motion = true_motion(truth, there, step, camera)
+    (expected,) = tcm_errors(truth, [motion], prediction, [there], camera)
+    row, some = truth[known][None], camera.at(known)
+    motion = true_motion(row, there, step, some)
+    assert motion.seen.shape == (1, known.sum())
+    assert tcm_errors(row, [motion], prediction[known][None], [there], some) == [expected]
+    assert expected.absolute > 0.1
 
 
 @pytest.mark.parametrize('factor', [0.13, 3.7, 100.0])

@@ -293,7 +293,7 @@ def test_onnxruntime_matches_as_the_stream_does(matching_export: Export) -> None
     names = [x.name for x in session.get_outputs()]
     network = matching_network()
     matched, unmatched = open_stream(network), open_stream(network)
-    # Faint, so that all of it looks alike and is blended
+    # Faint, so that all of it looks alike and is fused
     images, K = 0.5 + 0.1 * (frames(5, *SIZE) - 0.5), camera_matrix(*SIZE)
     feed = {port.name: port.zeros().numpy() for port in matching_export.inputs}
     keyframes, counts = KeyframeBuffer(), []
@@ -333,7 +333,7 @@ def test_onnxruntime_matches_as_the_stream_does(matching_export: Export) -> None
         np.testing.assert_allclose(answer['depth'], depth, rtol=5e-3)
         assert not views or np.abs(answer['disparity'] - plain['disparity']).max() > 0.01
     assert counts[0] == 0 and counts[-1] == 2
-    assert feed['last_frames'].max() > 1.5  # blended
+    assert feed['last_frames'].max() > 1.5  # fused
 
 
 @pytest.mark.parametrize('wrong', ['unit', 'order', 'count'])

@@ -1,4 +1,4 @@
-"""Depth blended with the frame before: steady where nothing changed, at once where it did."""
+"""Depth fused with the frame before: steady where nothing changed, at once where it did."""
 
 from __future__ import annotations
 
@@ -135,17 +135,17 @@ def streamed(poses: list[CameraPose | None], images: Tensor) -> list[Tensor]:
     return [answer.disparity for answer in answers if answer is not None]
 
 
-def test_a_stream_blends_where_the_motion_is_known_and_only_there() -> None:
+def test_a_stream_fuses_where_the_motion_is_known_and_only_there() -> None:
     images = frames(3, *SIZE)
     images[:, 1:] = images[:, :1] + 0.01 * images[:, 1:]
     told = steps(0.0, 0.0, 0.0)
     untold: list[CameraPose | None] = [replace(one, last_T_this=None) for one in told]
-    blended, apart = streamed([*told], images), streamed(untold, images)
+    fused, apart = streamed([*told], images), streamed(untold, images)
     alone = streamed([None] * 3, images)
-    assert torch.equal(blended[0], alone[0])
+    assert torch.equal(fused[0], alone[0])
     for a, b in zip(apart, alone, strict=True):
-        assert torch.equal(a, b)  # to the bit: nothing to match with, nothing to blend with
-    steadier = (blended[2] - blended[1]).abs().mean() / (apart[2] - apart[1]).abs().mean()
+        assert torch.equal(a, b)  # to the bit: nothing to match with, nothing to fuse with
+    steadier = (fused[2] - fused[1]).abs().mean() / (apart[2] - apart[1]).abs().mean()
     assert float(steadier) < 0.7
 
 

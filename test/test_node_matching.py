@@ -286,14 +286,28 @@ def test_odometry_that_is_away_for_two_seconds_is_used_again(robot: Robot) -> No
 # ---- odometry that cannot be relied on --------------------------------------------------------
 
 
-def test_a_jump_costs_one_frame(robot: Robot) -> None:
+def test_a_jump_costs_two_frames(robot: Robot) -> None:
+    """The first could be a single wrong pose, after which odometry goes on where it was."""
     robot.jumped_m = 5.0
     robot.step()
     health = robot.report()
     assert health.values['motion source'] == 'images'
     assert 'does not fit the images' in health.values[WHY]
     robot.step()
+    assert robot.report().values['motion source'] == 'images'
+    robot.step()
     assert robot.report().values['motion source'] == 'odometry'
+
+
+def test_a_single_wrong_pose_costs_one_frame_and_no_keyframes(robot: Robot) -> None:
+    robot.jumped_m = 5.0
+    robot.step()
+    assert robot.report().values['motion source'] == 'images'
+    robot.jumped_m = 0.0
+    robot.step()
+    health = robot.report()
+    assert health.values['motion source'] == 'odometry'
+    assert health.count('keyframes matched') > 0
     robot.follow('odometry', matched=True)
 
 

@@ -14,12 +14,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tc_depth_ros.network.checkpoint import read_weights_info
 from tc_depth_training.bag_writer import write_bag
 from tc_depth_training.data.bag import Bag, CameraTopics
+from tc_depth_training.data.topics import ODOMETRY, STATIC_TRANSFORMS, TRANSFORMS
 from tc_depth_training.synthetic import iterate_recording
 
 SUMMARY = 'summary.json'  # as the recorder names it
@@ -61,15 +63,37 @@ def run_demo(
             write_bag(bag, iterate_recording())
         with Bag(bag) as opened:
             camera = opened.find_camera(image_topic, camera_info_topic)
+            motion = _Motion.find(opened)
             count = next(t.count for t in opened.topics() if t.name == camera.image)
             timed = count > 1 and opened.duration_s > 0
             recorded_hz = (count - 1) / opened.duration_s if timed else rate_hz
         print(f'playing {count} images of {bag.name} at {rate_hz:g} Hz', flush=True)
-        _run_processes(bag, camera, out, rate_hz / recorded_hz, weights)
+        _run_processes(bag, camera, motion, out, rate_hz / recorded_hz, weights)
     print(_report(out, count))
 
 
-def _run_processes(bag: Path, camera: CameraTopics, out: Path, rate: float, weights: str) -> None:
+@dataclass(frozen=True)
+class _Motion:
+    """Topics by which weights that match find the camera's motion."""
+
+    odometry: str  # '': none, or several
+    transforms: tuple[str, ...]
+
+    @classmethod
+    def find(cls, bag: Bag) -> _Motion:
+        """Find those of a bag."""
+        topics = bag.topics()
+        odometry = [topic.name for topic in topics if topic.type == ODOMETRY]
+        named = {topic.name for topic in topics}
+        return cls(
+            odometry[0] if len(odometry) == 1 else '',
+            tuple(name for name in (TRANSFORMS, STATIC_TRANSFORMS) if name in named),
+        )
+
+
+def _run_processes(
+    bag: Path, camera: CameraTopics, motion: _Motion, out: Path, rate: float, weights: str
+) -> None:
     compressed = camera.image.endswith('/compressed')
     image = camera.image.removesuffix('/compressed')
     transport = 'compressed' if compressed else 'raw'
@@ -77,11 +101,13 @@ def _run_processes(bag: Path, camera: CameraTopics, out: Path, rate: float, weig
     node = ['node', '--ros-args', *remaps, '-r', f'camera_info:={camera.camera_info}']
     node += ['-p', f'image_transport:={transport}']
     node += ['-p', f'weights:={weights}'] if weights else []
+    node += ['-r', f'odom:={motion.odometry}'] if motion.odometry else []
     outputs = ['-r', 'depth:=/tc_depth/depth/image', '-r', 'points:=/tc_depth/points']
     flags = ['--compressed'] if compressed else []
     recorder = ['recorder', '--out', str(out), '--idle', str(IDLE_S), *flags]
     recorder += ['--ros-args', *remaps, *outputs]
-    topics = [camera.image, camera.camera_info]
+    topics = [camera.image, camera.camera_info, *motion.transforms]
+    topics += [motion.odometry] if motion.odometry else []
     player = ['bag_player', str(bag), '--rate', str(rate), '--topics', *topics]
     # Node and recorder take the images, the node alone the CameraInfo
     player += ['--wait-for', f'{camera.image}=2', f'{camera.camera_info}=1']

@@ -152,7 +152,7 @@ def describe(export: Export) -> str:
         lines += [
             'keyframe_features are features that came out before: keep and choose them as '
             'tc_depth_ros/network/keyframes.py does',
-            f'zero in {KEYFRAME_COUNT}: not matched; zeros in {LAST_FRAMES}: not blended with the '
+            f'zero in {KEYFRAME_COUNT}: not matched; zeros in {LAST_FRAMES}: not fused with the '
             'frame before',
         ]
     if COUNT in names:

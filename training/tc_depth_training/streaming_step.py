@@ -203,7 +203,7 @@ class _Keyframes:
 
 
 class _Fusion:
-    """What a network with matching keeps of the last frame's depth, to blend it with the next."""
+    """What a network with matching keeps of the last frame's depth, to fuse it with the next."""
 
     def __init__(self, network: TCDepth, features: Port, scale: float) -> None:
         self._network = network
