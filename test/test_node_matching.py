@@ -297,6 +297,7 @@ def test_a_jump_costs_two_frames(robot: Robot) -> None:
     assert robot.report().values['motion source'] == 'images'
     robot.step()
     assert robot.report().values['motion source'] == 'odometry'
+    robot.follow('odometry', matched=True)
 
 
 def test_a_single_wrong_pose_costs_one_frame_and_no_keyframes(robot: Robot) -> None:
