@@ -7,9 +7,12 @@ Every frame is used once, in the order of its stamps, so a second run gives the 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from tc_depth_ros.network.checkpoint import load_weights
+from tc_depth_ros.network.checkpoint import Weights, load_weights
+from tc_depth_ros.network.tc_depth import TCDepth
+from tc_depth_ros.pipeline import Estimate
 from tc_depth_ros.predictor import DEFAULT_WEIGHTS
 from tc_depth_training.data.stretch import WHOLE, Stretch
 from tc_depth_training.evaluation.confidence_bins import ConfidenceTally
@@ -22,12 +25,13 @@ from tc_depth_training.evaluation.depth_scores import (
 )
 from tc_depth_training.evaluation.predictions import (
     Predicted,
-    predict,
+    Way,
     predict_trajectory,
+    predict_ways,
     read_predictions,
 )
 from tc_depth_training.evaluation.scores import Evaluation
-from tc_depth_training.evaluation.sequence import Topics, read_sequence
+from tc_depth_training.evaluation.sequence import FrameSequence, Topics, read_sequence
 from tc_depth_training.evaluation.temporal_scores import score_temporal
 from tc_depth_training.evaluation.trajectory_errors import score_poses
 
@@ -70,18 +74,10 @@ def evaluate(
             keep_range(sequence.truth, sequence.truth_topic, depth_range)
         tally = ConfidenceTally(sequence, loaded) if confidence else None
         watch = tally.add if tally else None
-        if predictions is None:
-            ours = predict(sequence, loaded, scratch / 'window', watch=watch)
-        else:
-            ours = Predicted(read_predictions(sequence, predictions, scratch / 'window'), {})
-        predicted = [
-            ours.depths,
-            predict(sequence, loaded, scratch / 'single_frame', alone=True).depths,
-        ]
+        ours, *without, alone = _predict(sequence, loaded, scratch, predictions, watch)
         matched = any(count for source, count in ours.motions.items() if source != 'none')
-        if matched:
-            without = predict(sequence, loaded, scratch / 'without_motion', by_motion=False)
-            predicted.append(without.depths)
+        columns = [ours, alone, *(without if matched else [])]
+        predicted = [column.depths for column in columns]
         scales = [find_scales(sequence, depths) for depths in predicted]
         temporal = score_temporal(sequence, predicted, scales, metric=loaded.info.metric)
         window, single_frame, *without_motion = (
@@ -105,3 +101,21 @@ def evaluate(
 
             write_report(report, evaluation, sequence, predicted[0])
     return evaluation
+
+
+def _predict(
+    sequence: FrameSequence,
+    weights: Weights,
+    scratch: Path,
+    predictions: Path | None,
+    watch: Callable[[int, Estimate], None] | None,
+) -> list[Predicted]:
+    """With the past, or what files hold of it; for weights that match, without motion; alone."""
+    alone = Way(scratch / 'single_frame', alone=True)
+    if predictions is not None:
+        of_files = Predicted(read_predictions(sequence, predictions, scratch / 'window'), {})
+        return [of_files, *predict_ways(sequence, weights, [alone])]
+    ways = [Way(scratch / 'window')]
+    if isinstance(weights.network, TCDepth) and weights.network.matcher is not None:
+        ways.append(Way(scratch / 'without_motion', by_motion=False))
+    return predict_ways(sequence, weights, [*ways, alone], watch=watch)

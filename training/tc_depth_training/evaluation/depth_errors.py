@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+BLOCK = 1 << 14  # pixels at a time, which stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,22 @@ def depth_errors(truth: Floats, prediction: Floats) -> DepthErrors:
     :param truth: true depths in m, positive, (N,)
     :param prediction: predicted depths in m, positive, (N,)
     """
+    return KnownPixels(truth, prediction).errors(1.0, ANY_DEPTH)
+
+
+def _error_sums(truth: Floats, prediction: Floats) -> list[float]:
+    """Sum over pixels what the seven errors are means of."""
     difference = prediction - truth
-    ratio = np.maximum(prediction / truth, truth / prediction)
-    return DepthErrors(
-        abs_rel=float(np.mean(np.abs(difference) / truth)),
-        sq_rel=float(np.mean(difference**2 / truth)),
-        rmse=float(np.sqrt(np.mean(difference**2))),
-        rmse_log=float(np.sqrt(np.mean((np.log(prediction) - np.log(truth)) ** 2))),
-        a1=float(np.mean(ratio < 1.25)),
-        a2=float(np.mean(ratio < 1.25**2)),
-        a3=float(np.mean(ratio < 1.25**3)),
-    )
+    squares = difference**2
+    ratio = prediction / truth
+    either = np.maximum(ratio, truth / prediction)
+    return [
+        np.sum(np.abs(difference) / truth),
+        np.sum(squares / truth),
+        np.sum(squares),
+        np.sum(np.log(ratio) ** 2),
+        *(np.count_nonzero(either < 1.25**power) for power in (1, 2, 3)),
+    ]
 
 
 def mean_errors(errors: Sequence[DepthErrors]) -> DepthErrors:
@@ -72,16 +78,30 @@ class KnownPixels:
     def of(cls, truth: NDArray[Any], prediction: NDArray[Any]) -> KnownPixels:
         """Choose the pixels where both are finite, of maps of one shape."""
         both = np.isfinite(truth) & np.isfinite(prediction)
-        return cls(truth[both].astype(np.float64), prediction[both].astype(np.float64))
+        known = (x[both].astype(np.float64, copy=False) for x in (truth, prediction))
+        return cls(*known)
 
     def own_scale(self) -> float:
         """Median of the truth over the median of the prediction; of at least one pixel."""
-        return float(np.median(self.truth) / np.median(self.prediction))
+        return float(median(self.truth) / median(self.prediction))
 
     def errors(self, scale: float, depth_range: DepthRange) -> DepthErrors:
         """Compare the prediction, times a factor and clamped to the range, with the truth."""
-        scaled = np.clip(scale * self.prediction, depth_range.minimum, depth_range.maximum)
-        return depth_errors(self.truth, scaled)
+        sums, count = np.zeros(7), self.truth.size
+        for start in range(0, count, BLOCK):
+            truth, prediction = (x[start : start + BLOCK] for x in (self.truth, self.prediction))
+            scaled = np.clip(scale * prediction, depth_range.minimum, depth_range.maximum)
+            sums += _error_sums(truth, scaled)
+        abs_rel, sq_rel, square, square_log, *shares = (sums / count).tolist()
+        return DepthErrors(abs_rel, sq_rel, square**0.5, square_log**0.5, *shares)
+
+
+def median(values: Floats) -> np.float64:
+    """As np.median has it, in a fraction of the time; of at least one value, none of them NaN."""
+    middle = values.size // 2
+    ranked = np.partition(values, middle)
+    upper: np.float64 = ranked[middle]
+    return upper if values.size % 2 else (ranked[:middle].max() + upper) / 2
 
 
 @dataclass(frozen=True)

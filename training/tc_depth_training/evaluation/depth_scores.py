@@ -10,7 +10,6 @@ import numpy as np
 from tc_depth_ros.network.checkpoint import WeightsError
 from tc_depth_training.data.bag import BagError
 from tc_depth_training.evaluation.depth_errors import (
-    DepthErrors,
     DepthRange,
     Floats,
     KnownPixels,
@@ -108,12 +107,12 @@ def score_trivial(sequence: FrameSequence, depth_range: DepthRange) -> TrivialSc
     def truths() -> Iterator[Floats]:
         return (truth.astype(np.float64) for truth in sequence.truth)  # type: ignore[union-attr]
 
-    def errors(answer: Floats) -> DepthErrors:
-        known = (KnownPixels.of(truth, answer) for truth in truths())
-        return mean_errors([one.errors(1.0, depth_range) for one in known if one.truth.size])
-
     cell = LIDAR_CELL_PX if sequence.sparse else 1
-    answers = fit_trivial_answers(truths, sequence.size, cell)
-    return TrivialScores(
-        errors(answers.constant), errors(answers.plane), errors(answers.pixel_mean)
-    )
+    fitted = fit_trivial_answers(truths, sequence.size, cell)
+    answers = fitted.constant, fitted.plane, fitted.pixel_mean
+    found = [
+        [KnownPixels.of(truth, answer).errors(1.0, depth_range) for answer in answers]
+        for truth in truths()
+        if np.isfinite(truth).any()
+    ]
+    return TrivialScores(*map(mean_errors, zip(*found, strict=True)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from tc_depth_ros.frames.frame import Frame
 from tc_depth_ros.frames.preprocessing import network_input, network_size
 from tc_depth_ros.frames.window import FrameRejected
 from tc_depth_ros.localisation import LocalisationConfig, MotionName
@@ -23,6 +24,7 @@ from tc_depth_ros.temporal.tracker import TemporalConfig
 from tc_depth_training.bag_writer import quaternion_from_matrix
 from tc_depth_training.data.bag import BagError
 from tc_depth_training.evaluation.sequence import FrameSequence
+from tc_depth_training.evaluation.shared_network import share
 
 Depths = NDArray[np.float32]  # (N, H, W)
 
@@ -35,6 +37,15 @@ class Predicted:
     motions: Mapping[MotionName, int]  # frames by source; 'none' were not matched
 
 
+@dataclass(frozen=True)
+class Way:
+    """One way to predict a sequence."""
+
+    file: Path  # to keep the depths in
+    alone: bool = False  # forget the past before every frame
+    by_motion: bool = True  # match with the past, where the weights do
+
+
 def predict(
     sequence: FrameSequence,
     weights: Weights,
@@ -43,42 +54,76 @@ def predict(
     alone: bool = False,
     by_motion: bool = True,
     poses: NDArray[np.float64] | None = None,
-    watch: Callable[[int, Estimate], None] | None = None,
 ) -> Predicted:
-    """
-    Predict all frames in order, as the node does.
+    """Predict all frames in one way; see Way and predict_ways."""
+    return predict_ways(sequence, weights, [Way(file, alone, by_motion)], poses=poses)[0]
 
-    :param file: to keep the depths in
-    :param alone: forget the past before every frame
-    :param by_motion: match with the past, where the weights do
+
+def predict_ways(
+    sequence: FrameSequence,
+    weights: Weights,
+    ways: Sequence[Way],
+    *,
+    poses: NDArray[np.float64] | None = None,
+    watch: Callable[[int, Estimate], None] | None = None,
+) -> list[Predicted]:
+    """
+    Predict all frames in order, as the node does, in several ways that share what they can.
+
     :param poses: odometry at each frame, world_T_camera (N, 4, 4), NaN where unknown; None: the
         sequence's own
-    :param watch: is shown every estimate, with the index of its frame
+    :param watch: is shown every estimate of the first way, with the index of its frame
     :return: z in the weights' unit, NaN where invalid, (N, H, W)
     """
-    pipeline = recorded_pipeline(weights, by_motion=by_motion and not alone)
     poses = sequence.world_T_camera if poses is None else poses
-    depths = np.memmap(file, np.float32, 'w+', shape=sequence.images.shape[:3])
-    motions: Counter[MotionName] = Counter()
-    label = 'predicting single frames' if alone else 'predicting'
-    for index in tqdm(range(len(depths)), label, unit='frame'):
-        if alone:
-            pipeline.reset()
+    shared = weights._replace(network=share(weights.network))
+    streams = [_Stream(shared, way, sequence) for way in ways]
+    for index in tqdm(range(len(sequence.images)), 'predicting', unit='frame'):
         frame = sequence.frame(index)
+        pose = None
         if poses is not None and np.isfinite(poses[index]).all():
-            pipeline.add_odometry(odometry_pose(frame.stamp_ns, poses[index]))
+            pose = odometry_pose(frame.stamp_ns, poses[index])
+        first, *_ = [stream.push(index, frame, pose) for stream in streams]
+        if watch is not None and first is not None:
+            watch(index, first)
+    return [stream.predicted for stream in streams]
+
+
+class _Stream:
+    """The frames of a sequence, predicted in one way."""
+
+    def __init__(self, weights: Weights, way: Way, sequence: FrameSequence) -> None:
+        self._pipeline = recorded_pipeline(weights, by_motion=way.by_motion and not way.alone)
+        self._alone = way.alone
+        self._depths = _kept_in(way.file, sequence)
+        self._motions: Counter[MotionName] = Counter()
+
+    def push(self, index: int, frame: Frame, pose: OdometryPose | None) -> Estimate | None:
+        """Predict the next frame; None: it is rejected, and has no depth."""
+        if self._alone:
+            self._pipeline.reset()
+        if pose is not None:
+            self._pipeline.add_odometry(pose)
         try:
-            estimate = pipeline.push(frame, wants_confidence=False)
+            estimate = self._pipeline.push(frame, wants_confidence=False)
         except FrameRejected as rejection:  # black, or the network finds no numbers
             tqdm.write(f'no depth: {rejection}')
-            depths[index] = np.nan
-            continue
+            self._depths[index] = np.nan
+            return None
         assert estimate is not None  # output is newest: every frame is answered
-        depths[index] = estimate.depth
-        motions[estimate.location.source if estimate.keyframes_used else 'none'] += 1
-        if watch is not None:
-            watch(index, estimate)
-    return Predicted(depths, motions)
+        self._depths[index] = estimate.depth
+        self._motions[estimate.location.source if estimate.keyframes_used else 'none'] += 1
+        return estimate
+
+    @property
+    def predicted(self) -> Predicted:
+        """Of all frames that were pushed."""
+        return Predicted(self._depths, self._motions)
+
+
+def _kept_in(file: Path, sequence: FrameSequence) -> Depths:
+    """Depths that a file holds, as a plain array: a memmap makes a memmap of every part."""
+    return np.asarray(np.memmap(file, np.float32, 'w+', shape=sequence.images.shape[:3]))
 
 
 def recorded_pipeline(weights: Weights, *, by_motion: bool) -> DepthPipeline:
@@ -112,7 +157,7 @@ def read_predictions(sequence: FrameSequence, folder: Path, file: Path) -> Depth
     :param file: to keep the depths in
     :raises BagError: no file is of this bag, or one is of another size
     """
-    depths = np.memmap(file, np.float32, 'w+', shape=sequence.images.shape[:3])
+    depths = _kept_in(file, sequence)
     depths[:] = np.nan
     found = 0
     for index, stamp in enumerate(sequence.stamps_ns):

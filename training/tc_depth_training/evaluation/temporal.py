@@ -12,6 +12,7 @@ Depth maps are (H, W) tensors with NaN where nothing is known, which every step 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from tc_depth_ros.geometry.reprojection import (
     in_view,
+    pixel_grid,
     pixel_rays,
     project,
     sample,
@@ -50,6 +52,13 @@ class Camera:
         tensor = torch.from_numpy(K)[None].float()
         rays = pixel_rays(*size, tensor)
         return cls(tensor, rays, rays[0].square().sum(dim=0).sqrt())
+
+    def at(self, mask: NDArray[np.bool_]) -> Camera:
+        """Of some pixels only, as one row; ``mask`` is (H, W)."""
+        place = torch.from_numpy(np.flatnonzero(mask))
+        rays = self.rays.view(3, -1).index_select(1, place)
+        ray_length = self.ray_length.view(1, -1).index_select(1, place)
+        return Camera(self.K, rays.view(1, 3, 1, -1), ray_length)
 
 
 class TrueMotion(NamedTuple):
@@ -80,10 +89,12 @@ def true_motion(
     """
     Follow the truth to a neighbour: the flow of SPEC 4, here from depth and pose.
 
-    :param truth: of the target, z in m, (H, W)
+    :param truth: of the target, z in m, (H, W); or of some of its pixels, (1, N)
+    :param neighbour_truth: (H, W)
     :param neighbour_T_target: (4, 4)
+    :param camera: of the target's pixels
     """
-    rows, columns = truth.shape
+    rows, columns = neighbour_truth.shape
     points = transform_points(neighbour_T_target[None], truth * camera.rays)
     pixels, z = project(points, camera.K), points[:, 2:]
     seen = in_view(pixels, z, rows, columns)[0, 0] > 0
@@ -107,23 +118,29 @@ def tcm_errors(
     neighbour, and what the neighbour has there; compared between truth and prediction, both on the
     truth's flow. One factor, from the target, scales both frames.
 
-    :param truth: of the target, z in m, (H, W)
+    :param truth: of the target, z in m, (H, W); or of some of its pixels, (1, N)
     :param motions: to its neighbours; each narrows the pixels observed for those after it
-    :param prediction: of the target, in any unit, (H, W)
+    :param prediction: of the target's pixels, in any unit
+    :param neighbour_predictions: in the same unit, each (H, W)
+    :param camera: of the target's pixels
     :return: of the pairs that have pixels in common
     """
-    observed = (truth > TCM_RANGE_M[0]) & (truth < TCM_RANGE_M[1]) & prediction.isfinite()
+    true, predicted = truth.numpy(), prediction.numpy()
+    # NumPy finds, chooses and ranks pixels many times as fast as torch does on a CPU
+    observed = (true > TCM_RANGE_M[0]) & (true < TCM_RANGE_M[1]) & np.isfinite(predicted)
     if not observed.any():
         return []
-    alpha = truth[observed].median() / prediction[observed].median()
-    scaled = (alpha * prediction).clamp(*TCM_RANGE_M)
+    alpha = float(_median(true[observed]) / _median(predicted[observed]))
+    scaled = (alpha * prediction).clamp_(*TCM_RANGE_M)
     found = []
     for motion, neighbour in zip(motions, neighbour_predictions, strict=True):
-        track = _track(motion, scaled, (alpha * neighbour).clamp(*TCM_RANGE_M), camera)
-        observed = observed & (motion.track < TCM_STATIC_M) & track.isfinite()
-        if observed.any():
-            error = (motion.track - track).abs()[observed].sort().values.double()
-            best = error[: max(1, int(TCM_KEPT * len(error)))]
+        track = _track(motion, scaled, (alpha * neighbour).clamp_(*TCM_RANGE_M), camera).numpy()
+        true_track = motion.track.numpy()
+        observed = observed & (true_track < TCM_STATIC_M) & np.isfinite(track)
+        errors = np.abs(true_track[observed] - track[observed])
+        if errors.size:
+            kept = max(1, int(TCM_KEPT * errors.size))
+            best = np.partition(errors, kept - 1)[:kept].astype(np.float64)
             found.append(TCMErrors(float(best.mean()), float((best**2).mean())))
     return found
 
@@ -163,8 +180,7 @@ def optical_flow(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Flow:
         for first, second in (grey, grey[::-1])
     )
     rows, columns = grey[0].shape
-    v, u = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing='ij')
-    pixels = torch.stack([u, v])[None] + forth
+    pixels = pixel_grid(rows, columns, forth)[None, :2] + forth
     missed = torch.hypot(*(forth + sample(back, pixels))[0])
     inside = in_view(pixels, torch.ones(1, 1, rows, columns), rows, columns)[0, 0] > 0
     return Flow(pixels, inside & (missed < MAX_FLOW_DISAGREEMENT_PX))
@@ -197,25 +213,34 @@ def fill_gaps(depth: NDArray[np.float32], radius_px: float) -> NDArray[np.float3
 
 def _track(motion: TrueMotion, target: Tensor, neighbour: Tensor, camera: Camera) -> Tensor:
     """Distance in m of what two frames' depths say of a surface point, (H, W)."""
-    carried = motion.slope * target + motion.shift
-    there = sample(neighbour[None, None], motion.pixels)[0, 0]
-    track = (carried - there).abs() * camera.ray_length
-    return torch.where(motion.seen, track, torch.nan)
+    track = (motion.slope * target).add_(motion.shift)
+    track -= sample(neighbour[None, None], motion.pixels)[0, 0]
+    track.abs_().mul_(camera.ray_length)
+    return track.masked_fill_(~motion.seen, torch.nan)
 
 
 def _carried(depth: Tensor, motion: Tensor, camera: Camera) -> Tensor:
     """Depth as seen after a motion: every point to its nearest pixel, the nearest point wins."""
     rows, columns = depth.shape
     points = transform_points(motion[None], depth * camera.rays)
-    z = points[0, 2]
-    u, v = project(points, camera.K)[0].round()
+    z = points[0, 2].numpy()
+    u, v = project(points, camera.K)[0].round_().numpy()
     seen = (u >= 0) & (u < columns) & (v >= 0) & (v < rows) & (z > 0)
-    place = (v[seen] * columns + u[seen]).long()
-    carried = torch.full((rows * columns,), torch.inf)
-    carried = carried.scatter_reduce(0, place, z[seen], 'amin').view(rows, columns)
-    return torch.where(carried.isinf(), torch.nan, carried)
+    place = (v * columns + u)[seen].astype(np.intp)
+    carried = np.full(rows * columns, np.inf, dtype=np.float32)
+    np.minimum.at(carried, place, z[seen])
+    carried[np.isinf(carried)] = np.nan
+    return torch.from_numpy(carried.reshape(rows, columns))
 
 
 def _relative_error(prediction: Tensor, reference: Tensor) -> float:
-    error = ((prediction - reference).abs() / reference).double()
-    return float(error[error.isfinite()].mean())
+    error = (prediction - reference).abs_().div_(reference).numpy()
+    known = error[np.isfinite(error)]
+    return float(known.mean(dtype=np.float64)) if known.size else math.nan
+
+
+def _median(values: NDArray[np.float32]) -> np.float32:
+    """Of at least one value; of an even number the lower of the middle two."""
+    middle = (values.size - 1) // 2
+    value: np.float32 = np.partition(values, middle)[middle]
+    return value

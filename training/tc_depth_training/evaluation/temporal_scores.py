@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from tc_depth_training.evaluation.scores import TemporalErrors
 from tc_depth_training.evaluation.sequence import FrameSequence
 from tc_depth_training.evaluation.temporal import (
     Camera,
+    Flow,
     TCMErrors,
     fill_gaps,
     flow_warp_error,
@@ -50,13 +54,15 @@ def score_temporal(
     common = [common_scale([frame.scale for frame in scales]) for scales in frames]
     scales_known = sequence.truth is not None
     follows = np.diff(sequence.stamps_ns) * 1e-9 <= MAX_PAIR_GAP_S
+    flows = _flows(sequence.images, np.flatnonzero(follows))
+    surfaces = lru_cache(3)(partial(_surfaces, sequence))  # each is the neighbour of two frames
     for index in tqdm(range(len(sequence.stamps_ns)), 'comparing over time', unit='frame'):
         if index == 0 or not np.array_equal(sequence.K[index], sequence.K[index - 1]):
             camera = Camera.build(sequence.K[index], sequence.size)
-        _add_tcm(sequence, predictions, index, follows, camera, tallies)
+        _add_tcm(sequence, predictions, index, follows, camera, surfaces, tallies)
         if index == 0 or not follows[index - 1]:
             continue
-        flow = optical_flow(sequence.images[index - 1], sequence.images[index])
+        flow = next(flows)
         motion = _motion(sequence, index - 1, index)
         for tally, depths, scale in zip(tallies, predictions, common, strict=True):
             before, now = (scale * _map(depths[i]) for i in (index - 1, index))
@@ -88,31 +94,57 @@ def _add_tcm(
     target: int,
     follows: NDArray[np.bool_],
     camera: Camera,
+    surfaces: Callable[[int], Tensor],
     tallies: Sequence[_TemporalTally],
 ) -> None:
-    """TCM of a frame with the frames before and after it."""
-    truth = sequence.truth
-    if truth is None:
+    """
+    TCM of a frame with the frames before and after it.
+
+    :param surfaces: gives the truth of a neighbour, (H, W)
+    """
+    if sequence.truth is None:
         return
-    linked = {target - 1: target - 1, target + 1: target}  # neighbour: the step between
-    neighbours, motions = [], []
-    for index, step in linked.items():
-        if 0 <= step < len(follows) and follows[step]:
-            motion = _motion(sequence, target, index)
-            if motion is not None:
-                neighbours.append(index)
-                there = truth[index]
-                filled = fill_gaps(there, LIDAR_FILL_PX) if sequence.sparse else there
-                motions.append(true_motion(_map(truth[target]), _map(filled), motion, camera))
+    steps = {target - 1: target - 1, target + 1: target}  # neighbour: the step between
+    linked = [i for i, step in steps.items() if 0 <= step < len(follows) and follows[step]]
+    moved = {index: _motion(sequence, target, index) for index in linked}
+    moves = {index: motion for index, motion in moved.items() if motion is not None}
+    if not moves:
+        return
+    # What follows is of the pixels of known truth alone, which may be few
+    known = np.isfinite(sequence.truth[target])
+    seen, truth = camera.at(known), _at(sequence.truth[target], known)
+    motions = [true_motion(truth, surfaces(index), move, seen) for index, move in moves.items()]
     for tally, depths in zip(tallies, predictions, strict=True):
-        predicted = [_map(depths[index]) for index in neighbours]
-        tally.tcm.extend(
-            tcm_errors(_map(truth[target]), motions, _map(depths[target]), predicted, camera)
-        )
+        there = [_map(depths[index]) for index in moves]
+        tally.tcm.extend(tcm_errors(truth, motions, _at(depths[target], known), there, seen))
+
+
+def _surfaces(sequence: FrameSequence, index: int) -> Tensor:
+    """The truth of a frame, as one that leads to it is to find it."""
+    assert sequence.truth is not None
+    truth = sequence.truth[index]
+    return _map(fill_gaps(truth, LIDAR_FILL_PX) if sequence.sparse else truth)
+
+
+def _flows(images: NDArray[np.uint8], earlier: NDArray[np.intp]) -> Iterator[Flow]:
+    """Flow from some frames to the ones after them; while one is used, the next is found."""
+    with ThreadPoolExecutor(1) as beside:
+        found = deque[Future[Flow]]()
+        for index in earlier:
+            found.append(beside.submit(optical_flow, images[index], images[index + 1]))
+            if len(found) > 1:
+                yield found.popleft().result()
+        while found:
+            yield found.popleft().result()
 
 
 def _map(depth: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(np.array(depth))
+    return torch.from_numpy(depth)
+
+
+def _at(depth: NDArray[np.float32], mask: NDArray[np.bool_]) -> Tensor:
+    """Some pixels of a map, as one row."""
+    return torch.from_numpy(depth[mask])[None]
 
 
 def _ratio_std(frames: Sequence[FrameScale], follows: NDArray[np.bool_]) -> float | None:
