@@ -32,8 +32,9 @@ from tc_depth_training.data.point_cloud import depth_of_points
 from tc_depth_training.data.stretch import WHOLE, Interval, Stretch
 from tc_depth_training.data.topics import TRANSFORMS
 
-# Of scratch: RGB, put in order if need be; the truth; predictions with and without the past
-BYTES_PER_PIXEL = 2 * 3 + 4 + 2 * 4
+# Of scratch: RGB, put in order if need be; the truth; predictions with and without the past, and
+# without motion for weights that match
+BYTES_PER_PIXEL = 2 * 3 + 4 + 3 * 4
 Measured = TypeVar('Measured')
 
 

@@ -106,8 +106,7 @@ def _add_tcm(
         return
     steps = {target - 1: target - 1, target + 1: target}  # neighbour: the step between
     linked = [i for i, step in steps.items() if 0 <= step < len(follows) and follows[step]]
-    moved = {index: _motion(sequence, target, index) for index in linked}
-    moves = {index: motion for index, motion in moved.items() if motion is not None}
+    moves = {i: move for i in linked if (move := _motion(sequence, target, i)) is not None}
     if not moves:
         return
     # What follows is of the pixels of known truth alone, which may be few
