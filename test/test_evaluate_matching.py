@@ -23,7 +23,7 @@ from tc_depth_training.data.stretch import Stretch
 from tc_depth_training.evaluation import predictions
 from tc_depth_training.evaluation.predictions import Way, predict, predict_ways
 from tc_depth_training.evaluation.sequence import Topics, read_sequence
-from tc_depth_training.harm import MOTIONS, harm, table
+from tc_depth_training.harm import MOTIONS, _stopped, harm, table
 from tc_depth_training.synthetic import render_recording
 
 FRAMES, HEIGHT, WIDTH = 6, 96, 128
@@ -149,6 +149,19 @@ def test_the_table_of_harm_has_a_row_for_every_motion(bags, weights) -> None:
     assert '| every step reversed |' in table(rows)
     # Its frames are others, and so is what single frames reach on them
     assert by_name[standing].alone != by_name['withheld'].alone == rows[0].errors.overall.abs_rel
+
+
+def test_a_camera_that_stops_sees_the_middle_frame_from_then_on(bags, tmp_path) -> None:
+    sequence = read_sequence(bags['room'], Topics(), tmp_path)
+    stopped = _stopped(sequence, tmp_path)
+    middle, poses = FRAMES // 2, sequence.world_T_camera
+    for index in range(FRAMES):
+        source = min(index, middle)
+        np.testing.assert_array_equal(stopped.truth[index], sequence.truth[source])
+        np.testing.assert_array_equal(stopped.world_T_camera[index], poses[source])
+        noise = stopped.images[index].astype(int) - sequence.images[source]
+        assert 1.0 < noise.std() < 3.0
+    assert (stopped.images[middle] != stopped.images[-1]).any()
 
 
 def test_motions_are_wrong_in_the_way_that_they_are_called() -> None:

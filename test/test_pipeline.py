@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from test_matching import TINY_MATCHING
 from test_network import TINY, lively
 
 from tc_depth_ros.frames.frame import Frame
@@ -47,6 +49,31 @@ def test_a_first_frame_has_depth_but_no_motion(synthetic_views: list[SyntheticVi
     assert estimate.confidence.shape == estimate.depth.shape
     assert estimate.scale.state is ScaleState.UNKNOWN and not estimate.scale.metric
     assert not estimate.scale_jumped
+
+
+def test_a_centre_frame_that_memory_ran_out_for_is_compared_with_nothing(
+    synthetic_views: list[SyntheticView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frame has no answer, so the next one must not be moved on from the one before it."""
+    info = replace(INFO, network=TINY_MATCHING)
+    config = PipelineConfig(predictor=PredictorConfig(output='centre'))
+    weights = Weights(lively(TINY_MATCHING), None, info)
+    pipe = DepthPipeline(DepthPredictor(weights, config.predictor), config)
+    sources, answer = [], pipe.predictor._stream.push
+    for index, frame in enumerate(frames(synthetic_views[:6])):
+        calls = 0
+
+        def stream(*arguments: Any, fails: bool = index == 3) -> Any:
+            nonlocal calls
+            calls += 1
+            if fails and calls == 1:
+                raise torch.cuda.OutOfMemoryError
+            return answer(*arguments)
+
+        monkeypatch.setattr(pipe.predictor._stream, 'push', stream)
+        estimate = pipe.push(frame, wants_confidence=False)
+        sources.append(None if estimate is None else estimate.location.source)
+    assert sources == [None, 'none', 'images', None, 'none', 'images']
 
 
 def test_then_motion_and_consistency_follow(synthetic_views: list[SyntheticView]) -> None:

@@ -19,7 +19,7 @@ from tc_depth_training.data.bag import Bag
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
 IMAGE, INFO = '/camera/color/image_raw', '/camera/color/camera_info'
-RATE_HZ, RECORDED_HZ = 10, 30
+RATE_HZ, RECORDED_HZ = 4, 30  # so slow that a busy machine keeps up
 FX = FY = 585.0
 CX, CY = 320.0, 240.0
 
@@ -30,7 +30,7 @@ def world(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path
 
 
-def test_the_kitchen_at_10_hz(world: Path) -> None:
+def test_the_kitchen_at_4_hz(world: Path) -> None:
     """Every frame that the node accepts has its depth and its cloud, to the letter of REP 118."""
     # Of half a second in which a busy machine lets the client stand, outputs may be lost to it;
     # what is lost on the way of itself is for test_large_messages
@@ -54,8 +54,7 @@ def test_the_kitchen_at_10_hz(world: Path) -> None:
         accepted = health.count('frames received') - sum(health.dropped.values())
         depths = client.heard['depth/image']
         print(f'{len(stamps)} played, {accepted} accepted, {len(depths)} depths; {health.values}')
-        # How many is for make bench to say: a slow machine passes over frames that are superseded
-        assert accepted == health.count('frames published') > 0
+        assert accepted == health.count('frames published') > 0.8 * len(stamps)
         assert health.dropped.keys() <= {'superseded'}
         clouds = {stamp_ns(m.header): m for m in client.heard['points']}
         heard = {stamp_ns(m.header): m for m in depths}
