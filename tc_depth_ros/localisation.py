@@ -173,9 +173,8 @@ class _Last:
 
     track: str
     world_T_camera: NDArray[np.float64]
-    is_carried: bool = (
-        False  # True: not by odometry, but moved on by the images from its last pose
-    )
+    # Not by odometry, but moved on from its last pose by what the images show
+    is_carried: bool = False
 
 
 NOT_EXPLAINED = 'the motion by odometry does not fit the images'

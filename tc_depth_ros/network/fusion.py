@@ -22,8 +22,8 @@ from tc_depth_ros.geometry.reprojection import in_view, lookup, sample
 from tc_depth_ros.network.matching import STRIDE
 
 MOST_FRAMES = 12.0  # that a mean is taken over
-# Where the earlier depth differs by this factor, it is weighted by e^-1/2 (0.61). A wider factor
-# is steadier, but tells later of what comes nearer: see test_fusion.py
+# Where the earlier depth differs by this factor, it is weighted by e^-1/2 (0.61). A larger factor
+# makes depth steadier, but an approaching object is then reported too late: see test_fusion.py
 AGREEMENT_LOG = math.log(1.2)
 # Mean similarity of features around a cell: at the first or less it is not the same point, at the
 # second or more it is. Two unrelated cells have about 0, a point seen from two places 0.5 to 0.9

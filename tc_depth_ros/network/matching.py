@@ -206,7 +206,7 @@ class Matcher(nn.Module):
         fits = torch.stack([one.similarity.mean(dim=(2, 3)) for one in sweeps])
         fit = _mean_of_present(fits, present)  # (B, SEARCHED)
         fit = fit - SEARCH_RELUCTANCE * (self.searched / math.log(2)) ** 2
-        # Of tensors: a number read out of one makes the CPU wait for the GPU, and has no ONNX
+        # Tensors only: reading a number makes the CPU wait for the GPU, and ONNX cannot hold it
         step = self.searched[1] - self.searched[0]
         peak = self.searched[0] + step * _peak(fit)
         best = fit.argmax(dim=1)

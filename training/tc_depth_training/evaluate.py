@@ -110,7 +110,11 @@ def _predict(
     predictions: Path | None,
     watch: Callable[[int, Estimate], None] | None,
 ) -> list[Predicted]:
-    """With the past, or what files hold of it; for weights that match, without motion; alone."""
+    """
+    Predict with the past (or read it from files), without motion, and single frames alone.
+
+    The column without motion is there only for weights that match.
+    """
     alone = Way(scratch / 'single_frame', alone=True)
     if predictions is not None:
         of_files = Predicted(read_predictions(sequence, predictions, scratch / 'window'), {})

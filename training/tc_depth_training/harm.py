@@ -134,7 +134,7 @@ def _standing(sequence: FrameSequence, weights: Weights, scratch: Path) -> list[
 
 
 def _stopped(sequence: FrameSequence, scratch: Path) -> FrameSequence:
-    """The second half of the frames as the middle one shows the scene, each with its own noise."""
+    """Replace the second half of the frames by the middle one; each frame has its own noise."""
     count = len(sequence.images)
     shown = np.minimum(np.arange(count), count // 2)
     truth, poses = sequence.truth, sequence.world_T_camera

@@ -105,7 +105,7 @@ def _views(
     place = PLACE_KINDS[index % len(PLACE_KINDS)]
     motion = MOTION_KINDS[index % len(MOTION_KINDS)]
     take = draw_take(place, motion, frames, size, photographs, rng)
-    # Of its own, so that all else stays the same with an object and without.
+    # A generator of its own: all else stays the same with an object and without
     own_rng = np.random.default_rng([seed, index, 1])
     if own_rng.uniform() < crossing:
         take = with_crossing(take, own_rng)

@@ -9,19 +9,19 @@ from tc_depth_training.clutter.surfaces import Pyramid, Surface, shade
 from tc_depth_training.clutter.textures import TEXELS
 from tc_depth_training.synthetic import NEAREST_M, Doubles
 
-FRAMES_SHARE = (0.4, 1.0)  # of the recording, that a crossing takes
-LONGEST = 32  # frames, that it takes of a long recording
+FRAMES_SHARE = (0.4, 1.0)  # of the recording: length of a crossing
+LONGEST = 32  # frames of a crossing at most
 DEPTH_SHARE = (0.3, 0.7)  # of the median depth, at which the object's middle is
 NEAREST_SHARE = 0.2  # of the median depth: no part of the object is nearer
 HEIGHT_SHARE = (0.2, 0.6)  # of the image's height
 WIDTH_SHARE = (0.3, 1.0)  # of its own height; so is a box's third side
-BOARD_SHARE = 0.02  # of its height, that a board is thick
+BOARD_SHARE = 0.02  # of its height: thickness of a board
 MIDDLE = (0.3, 0.7)  # of the image's height, where it comes and leaves
 TURN_RAD = 0.05  # of a box, from a frame to the next one, at most
 # An object that moves across the view as the background does hardly moves by itself. It goes at
 # least this share of the way across the view of a camera that stands still.
 WAY_SHARE = 0.6
-PLAIN_LEVELS = 8.0  # of 255, that the standard deviation of a plain texture is below
+PLAIN_LEVELS = 8.0  # of 255; a texture of a smaller standard deviation is plain
 SIGNS = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
 
 
@@ -109,7 +109,7 @@ def _draw_way(
     """
     Points (N, 3) evenly on a line from one side of the view to the other.
 
-    None: what goes that way hardly moves by itself.
+    None if an object on that line hardly moves by itself.
     """
     frames = len(sight.world_T_camera)
     side = rng.choice([-1.0, 1.0])

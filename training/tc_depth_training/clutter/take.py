@@ -28,8 +28,8 @@ LONGEST_SHARE = 0.06  # of the median depth of any view, that a step may be
 TRIES_OF_A_PLACE = 60
 PLACES_TRIED = 50
 TRIES_OF_A_CROSSING = 3000
-SHOWN_SHARE = 0.7  # of what is within the view of a crossing object, that nothing hides
-CROSSED_SHARE = 0.5  # of its frames, that it is seen in
+SHOWN_SHARE = 0.7  # least share of a crossing object's pixels in view that nothing hides
+CROSSED_SHARE = 0.5  # least share of its frames in which it is seen
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ class _Stream:
 
 
 def _kept_in(file: Path, sequence: FrameSequence) -> Depths:
-    """Depths that a file holds, as a plain array: a memmap makes a memmap of every part."""
+    """Make a plain array that is stored in a file: slices of a memmap are slow to make."""
     return np.asarray(np.memmap(file, np.float32, 'w+', shape=sequence.images.shape[:3]))
 
 

@@ -18,12 +18,12 @@ ASKED = ('encode', 'attend_window', 'decoder', 'predict')
 
 def share(network: DepthNetwork) -> DepthNetwork:
     """
-    Make a network answer at once what it was just asked.
+    Make a copy of a network that remembers its last answers.
 
-    Of streams that take every frame in turn, the first lets it be encoded, and the others get
-    what it got. An answer depends on nothing but what was asked, to the last bit.
+    Several streams take each frame in turn. The first one computes, and the others get the same
+    answer if they ask for the same. Inputs are compared by their values.
 
-    :return: of the same parameters; the network itself stays as it is
+    :return: a network with the same parameters; the one given is not changed
     """
     shared = copy(network)
     asked = (name for name in ASKED if hasattr(network, name))

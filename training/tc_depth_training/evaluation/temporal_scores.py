@@ -109,7 +109,7 @@ def _add_tcm(
     moves = {i: move for i in linked if (move := _motion(sequence, target, i)) is not None}
     if not moves:
         return
-    # What follows is of the pixels of known truth alone, which may be few
+    # Only pixels of known truth count, and with a lidar they are few
     known = np.isfinite(sequence.truth[target])
     seen, truth = camera.at(known), _at(sequence.truth[target], known)
     motions = [true_motion(truth, surfaces(index), move, seen) for index, move in moves.items()]
@@ -119,14 +119,14 @@ def _add_tcm(
 
 
 def _surfaces(sequence: FrameSequence, index: int) -> Tensor:
-    """The truth of a frame, as one that leads to it is to find it."""
+    """Truth of a frame that others are compared with, (H, W); gaps between lidar points filled."""
     assert sequence.truth is not None
     truth = sequence.truth[index]
     return _map(fill_gaps(truth, LIDAR_FILL_PX) if sequence.sparse else truth)
 
 
 def _flows(images: NDArray[np.uint8], earlier: NDArray[np.intp]) -> Iterator[Flow]:
-    """Flow from some frames to the ones after them; while one is used, the next is found."""
+    """Flow from some frames to the next ones; a thread finds the next while one is used."""
     with ThreadPoolExecutor(1) as beside:
         found = deque[Future[Flow]]()
         for index in earlier:

@@ -61,7 +61,7 @@ def best_factor(ratios: Iterable[Floats]) -> float:
     """
     # The sum of (answer / truth) |factor - truth / answer| is least at a weighted median. Its
     # place is found to 0.1 % by a histogram, which does not grow with the bag. In logarithms its
-    # bins are of one width, and need no search. What is beyond them goes to one at either end
+    # bins have one width, and need no search. Ratios outside the range go to a bin at either end
     edges = np.geomspace(1e-4, 1e4, 18_421)
     bins, lowest = len(edges) - 1, math.log(edges[0])
     per_log = bins / (math.log(edges[-1]) - lowest)

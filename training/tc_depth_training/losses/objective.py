@@ -47,7 +47,7 @@ class ObjectiveConfig(BaseModel):
     depth_weight: Annotated[float, Field(ge=0)] = 1.0  # with data.learned_depth_topics
     # Of the windows, in which matching is given a wrong motion and must leave depth alone
     wrong_motion_share: Annotated[float, Field(ge=0, le=1)] = 0.25
-    # Of the windows, in which matching is given a motion that is a little off
+    # Of the windows, in which matching is given a slightly wrong motion
     inexact_motion_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     cycle_kept: Annotated[float, Field(gt=0, le=1)] = CYCLE_KEPT
     # False: over the batch (of one process), as in the paper's code
